@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.files import atomic_path
+
+MAX_NAMED = 6
 
 
 def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
@@ -35,23 +40,31 @@ def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype
             stored = tensor.detach().cpu().contiguous().clone()
             converted[key] = stored.to(dtype) if stored.is_floating_point() else stored
         state[name] = converted[key]
+    # By way of memory, because torch's own writer turns a full disk into a RuntimeError.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getvalue())
 
 
-def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Read a state dict of tensors, unpickling nothing else.
+def read_checkpoint(path: str | os.PathLike) -> Any:
+    """Read what ``torch.save`` wrote, unpickling nothing but tensors and plain containers.
 
     Raises:
-        InputError: the file is missing, truncated, or holds anything but tensors by name.
+        InputError: the file is missing, truncated, TorchScript, or holds pickled objects.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"no weights at {path}: expected a state dict saved by torch.save. Train the bundle or copy its model.pt there."
+            f"no weights at {path}: expected a saved state dict. Train the bundle or copy its model.pt there."
+        )
+    if _is_torchscript(path):
+        raise InputError(
+            f"{path} is a TorchScript file, a program and not a state dict. Take the bundle's model.pt "
+            "(beside model.ts), or save torch.jit.load(path).state_dict() where you trust the file."
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is no tensor file: it holds pickled objects, which are never unpickled here. "
@@ -61,7 +74,33 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path} cannot be read as weights (truncated or not written by torch.save): {error}. Copy it again."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell by the zip's content: ``torch.jit.save`` writes ``constants.pkl`` and code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether ``content`` is a non-empty mapping of names to tensors."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
+    )
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Read a file that holds a state dict, and nothing around it.
+
+    Raises:
+        InputError: as :func:`read_checkpoint`; a file that holds no state dict.
+    """
+    state = read_checkpoint(path)
+    if not is_state_dict(state):
         raise InputError(
             f"{path} does not hold a state dict: expected a mapping of names to tensors, got {type(state).__name__}."
         )
@@ -69,13 +108,20 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
-    """Load ``path`` into ``network`` strictly, and return the network.
+    """Load the state dict at ``path`` into ``network`` strictly, and return the network.
 
     Raises:
-        InputError: as :func:`read_state_dict`; a key that is missing, unexpected or of another shape; a NaN or an
-            infinity in a tensor, naming it.
+        InputError: as :func:`read_state_dict` and :func:`load_tensors`.
     """
-    state = read_state_dict(path)
+    return load_tensors(network, read_state_dict(path), path)
+
+
+def load_tensors(network: nn.Module, state: dict[str, torch.Tensor], path: str | os.PathLike) -> nn.Module:
+    """Load ``state``, read from ``path``, into ``network`` strictly, and return the network.
+
+    Raises:
+        InputError: a key that is missing, unexpected or of another shape; a NaN or an infinity in a tensor, naming it.
+    """
     expected = network.state_dict()
     problems = [f"missing: {name}" for name in expected if name not in state]
     problems += [f"unexpected: {name}" for name in state if name not in expected]
@@ -85,9 +131,11 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         if name in state and expected[name].shape != state[name].shape
     ]
     if problems:
-        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        shown = "; ".join(problems[:MAX_NAMED])
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
         raise InputError(
-            f"{path} does not fit the network ({shown}). Take the weights that were trained with this network_def."
+            f"{path} does not fit the network ({shown}{more}). "
+            "Take the weights that were trained with this network_def."
         )
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

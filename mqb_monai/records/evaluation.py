@@ -31,8 +31,9 @@ class EvaluationSummary:
     Attributes:
         dice: ``mean`` over classes and ``per_class`` name to mean over cases (NaN skipped).
         surface_dice: the same, with ``tolerance_mm`` (a number or one per class) and ``use_subvoxels``.
-        seconds: wall time of the evaluation: reading, preprocessing, network, postprocessing and scoring.
-        peak_memory_mib: largest resident set of the process meanwhile.
+        seconds: wall time of the evaluation: reading, preprocessing, network, postprocessing and scoring; building
+            an engine and comparing it with the simulation are left out.
+        peak_memory_mib: largest resident set of the process meanwhile (the comparison's networks included).
         weights_sha256: of the FP32 weights that were evaluated or quantized.
         agreement: engine against simulation (:mod:`mqb_monai.handlers.agreement`); empty for torch.
     """

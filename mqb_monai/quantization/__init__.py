@@ -1,0 +1,43 @@
+"""Post-training quantization of a network: scheme -> calibrate -> quantize -> checkpoint.
+
+Read in this order: :mod:`scheme` (what), :mod:`affine` (the maths), :mod:`observers` (ranges), :mod:`modules` (the
+layers), :mod:`swap` (which and where), :mod:`calibrate`, :mod:`quantizer` (the main path), :mod:`checkpoint`.
+"""
+
+from mqb_monai.quantization.calibrate import Calibration, CalibrationHooks, attach_observers, calibrate
+from mqb_monai.quantization.checkpoint import load_quantized, save_quantized
+from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode
+from mqb_monai.quantization.quantizer import (
+    NotCalibratedWarning,
+    QuantizationRecord,
+    apply_calibration,
+    quantize,
+    quantized_layers,
+)
+from mqb_monai.quantization.scheme import SCHEMES, LayerSpec, QuantSpec, Scheme, get_scheme
+from mqb_monai.quantization.swap import find_layers
+from mqb_monai.quantization.weights import weights_sha256
+
+__all__ = [
+    "QUANTIZED",
+    "SCHEMES",
+    "Calibration",
+    "CalibrationHooks",
+    "LayerSpec",
+    "NotCalibratedWarning",
+    "QuantSpec",
+    "QuantizationRecord",
+    "QuantizedLayer",
+    "Scheme",
+    "apply_calibration",
+    "attach_observers",
+    "calibrate",
+    "export_mode",
+    "find_layers",
+    "get_scheme",
+    "load_quantized",
+    "quantize",
+    "quantized_layers",
+    "save_quantized",
+    "weights_sha256",
+]

@@ -1,0 +1,175 @@
+"""Calibration: the float network runs on data, observers stand before its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mqb_monai.errors import InputError
+from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
+from mqb_monai.quantization.observers import OBSERVERS
+from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
+from mqb_monai.quantization.swap import Layer, find_layers, name_layer, select_layers
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found out about a network's layers; layers go by their first name.
+
+    Attributes:
+        scheme: the scheme.
+        specs: the :class:`LayerSpec` of every chosen layer.
+        qparams: ``(scale, zero_point)`` of the input of every chosen layer that ran and has a static input.
+        calls: how often every chosen layer ran; 0 means that it has to stay float.
+        names: all names of every chosen layer.
+        left_out: the reason of every layer that was not chosen.
+    """
+
+    scheme: Scheme
+    specs: dict[str, LayerSpec]
+    qparams: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    calls: dict[str, int]
+    names: dict[str, tuple[str, ...]]
+    left_out: dict[str, str]
+
+    @property
+    def not_calibrated(self) -> tuple[str, ...]:
+        """Chosen layers that saw no data."""
+        return tuple(name for name, count in self.calls.items() if count == 0)
+
+
+class CalibrationHooks:
+    """Observers on a float network's layers, until :meth:`finish` or :meth:`remove`.
+
+    For whoever runs the network in a way of their own (a sliding-window inferer, an Ignite engine)::
+
+        with attach_observers(network, "w8a8_per_channel") as hooks:
+            ...  # run the network, in eval mode
+            calibration = hooks.finish()
+    """
+
+    def __init__(self, layers: Iterable[Layer], left_out: dict[str, str], scheme: Scheme):
+        self.scheme, self.left_out, self.layers = scheme, left_out, list(layers)
+        self.specs = {layer.name: scheme.layer_spec(layer_kind(layer.module)) for layer in self.layers}
+        self.calls = {layer.name: 0 for layer in self.layers}
+        self._observers = {}
+        self._handles = []
+        for layer in self.layers:
+            spec = self.specs[layer.name].input
+            if not spec.dynamic:
+                # Counted from the right, as an input may lack its batch axis.
+                axis = -1 if isinstance(layer.module, nn.Linear) else -len(layer.module.kernel_size) - 1
+                self._observers[layer.name] = OBSERVERS[spec.observer](
+                    axis if spec.granularity == "per_channel" else None
+                )
+            self._handles.append(layer.module.register_forward_pre_hook(self._hook(layer.name), with_kwargs=True))
+
+    def _hook(self, name: str):
+        def observe(module, args, kwargs):
+            x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+            self.calls[name] += x.numel() > 0
+            if name in self._observers:
+                try:
+                    self._observers[name].update(x)
+                except InputError as error:
+                    raise name_layer(InputError(f"{error} that reaches it in calibration"), name) from None
+
+        return observe
+
+    def finish(self) -> Calibration:
+        """Remove the observers and say what they saw.
+
+        Raises:
+            InputError: no layer saw any data.
+        """
+        self.remove()
+        if not any(self.calls.values()):
+            raise InputError("no calibration data: no batch reached any layer; give at least one non-empty batch")
+        qparams = {
+            name: observer.qparams(self.specs[name].input)
+            for name, observer in self._observers.items()
+            if self.calls[name]
+        }
+        names = {layer.name: layer.names for layer in self.layers}
+        return Calibration(self.scheme, self.specs, qparams, dict(self.calls), names, self.left_out)
+
+    def remove(self) -> None:
+        """Remove the observers; the network is as before."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> CalibrationHooks:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.remove()
+
+
+def attach_observers(
+    network: nn.Module,
+    scheme: str | Scheme,
+    include: str | Iterable[str] = ("*",),
+    exclude: str | Iterable[str] = (),
+) -> CalibrationHooks:
+    """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``.
+
+    Args:
+        network: the float network.
+        scheme: a name or a :class:`Scheme`.
+        include, exclude: name patterns, see :func:`~mqb_monai.quantization.swap.select_layers`.
+
+    Raises:
+        InputError: an unknown scheme, a network quantized already, no quantizable layer, a pattern that matches
+            nothing, NaN or Inf in a layer's weight (the layer is named).
+    """
+    scheme = get_scheme(scheme)
+    if any(isinstance(module, QuantizedLayer) for module in network.modules()):
+        raise InputError("the network is quantized already; quantize the float network that it was made of")
+    layers, left_out = select_layers(find_layers(network), include, exclude)
+    for layer in layers:  # before any data runs: NaN would show up at the next layer's input, the wrong one to name
+        if not torch.isfinite(layer.module.weight).all():
+            raise name_layer(InputError("NaN or Inf in its weight"), layer.name)
+    return CalibrationHooks(layers, left_out, scheme)
+
+
+def calibrate(
+    network: nn.Module,
+    scheme: str | Scheme,
+    batches: Iterable[torch.Tensor],
+    include: str | Iterable[str] = ("*",),
+    exclude: str | Iterable[str] = (),
+) -> Calibration:
+    """Run ``network`` on ``batches`` in eval mode and collect the qparams of its layers' inputs.
+
+    Afterwards ``network`` is as before: weights, hooks, and each module's training mode.
+
+    Args:
+        network: the float network.
+        scheme: a name or a :class:`Scheme`.
+        batches: float tensors ``(B, C, H, W, D)`` (or ``(B, C, H, W)``), moved to the network's device; no labels.
+        include, exclude: name patterns, see :func:`~mqb_monai.quantization.swap.select_layers`.
+
+    Raises:
+        InputError: no data, a batch that is no tensor, NaN or Inf in what a layer gets (the layer is named), and what
+            :func:`attach_observers` raises.
+    """
+    if isinstance(batches, torch.Tensor):  # iterating would drop the batch axis, and run all the same
+        raise InputError("batches must be an iterable of tensors (B, C, H, W, D), got one tensor; put it in a list")
+    modes = [(module, module.training) for module in network.modules()]
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    with attach_observers(network, scheme, include, exclude) as hooks:
+        network.eval()
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    if not isinstance(batch, torch.Tensor):
+                        raise InputError(f"batches must yield tensors (B, C, H, W, D), got {type(batch).__name__}")
+                    network(batch.to(device))
+        finally:
+            for module, training in modes:
+                module.training = training
+        return hooks.finish()

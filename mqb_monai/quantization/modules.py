@@ -1,0 +1,241 @@
+"""Quantized layers: the float layers, computing on a quantized input and weight.
+
+A quantized layer *is* a float layer by type, so that whatever walks over a network finds it. Its ``weight`` holds the
+dequantized weight, so that simulating costs nothing for it; the integers are recovered exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mqb_monai.quantization.affine import (
+    dequantize_affine,
+    fake_quantize,
+    fake_quantize_per_token,
+    fake_quantize_per_voxel,
+    quantize_affine,
+)
+from mqb_monai.quantization.layer_weight import (
+    TRANSPOSED,
+    QuantizedWeight,
+    merge_groups,
+    output_axis,
+    quantize_weight,
+    split_groups,
+)
+from mqb_monai.quantization.scheme import LayerSpec
+
+
+class QuantizedLayer:
+    """What all quantized layers share; each is built of the float layer, a :class:`LayerSpec` and the qparams.
+
+    Buffers (those that do not apply are None): ``input_scale``, ``input_zero_point``: ``()`` per tensor, ``(C_in,)``
+    per channel, none for a dynamic input; ``weight_scale``, ``weight_zero_point``: ``()`` or ``(C_out,)``. Scales stay
+    float32 whatever dtype the network is moved to.
+
+    Attributes:
+        spec: the :class:`LayerSpec`.
+        weight_in_graph: when set (:func:`export_mode`), every forward passes the weight through torch's fake-quantize
+            operator, so that an exporter sees it. The weight lies on the grid already: the output is the same.
+    """
+
+    def _adopt(
+        self,
+        module: nn.Module,
+        spec: LayerSpec,
+        input_qparams: tuple[torch.Tensor, torch.Tensor] | None,
+        quantized_weight: QuantizedWeight | None,
+    ) -> None:
+        if spec.input.dynamic != (input_qparams is None):
+            raise ValueError(f"input qparams must be {'None' if spec.input.dynamic else 'given'}: {spec.input}")
+        self.spec = spec
+        self.weight_in_graph = False
+        input_scale, input_zero_point = input_qparams or (None, None)
+        quantized = quantized_weight or quantize_weight(module, spec.weight)
+        device = module.weight.device
+        for name, value in (
+            ("input_scale", input_scale),
+            ("input_zero_point", input_zero_point),
+            ("weight_scale", quantized.scale),
+            ("weight_zero_point", quantized.zero_point),
+        ):
+            self.register_buffer(name, None if value is None else value.detach().to(device).clone())
+        self.weight = nn.Parameter(torch.empty_like(module.weight), requires_grad=module.weight.requires_grad)
+        self.set_integer_weight(quantized.integers)
+        self.bias = module.bias
+        for name, value in module.__dict__.items():  # training mode, hooks, what users hung on the layer
+            if "hooks" in name or name not in self.__dict__ or name == "training":
+                self.__dict__[name] = value
+
+    @property
+    def integer_weight(self) -> torch.Tensor:
+        """The weight's integers, exactly; int8, or uint8 where the weight is asymmetric."""
+        spec = self.spec.weight
+        weight = merge_groups(self.weight.detach(), self)
+        q = quantize_affine(weight, self.weight_scale, self.weight_zero_point, spec.qmin, spec.qmax, self._weight_axis)
+        return split_groups(q, self).to(torch.int8 if spec.symmetric else torch.uint8)
+
+    @torch.no_grad()
+    def set_integer_weight(self, integers: torch.Tensor) -> None:
+        """Make ``integers``, in the shape of the weight, the weight; its scale and zero point stay."""
+        self.weight.copy_(self.dequantize_weight(integers))
+
+    def dequantize_weight(self, integers: torch.Tensor) -> torch.Tensor:
+        """The float32 weight of ``integers``, in their shape."""
+        merged = merge_groups(integers.to(self.weight.device), self)
+        weight = dequantize_affine(merged, self.weight_scale, self.weight_zero_point, self._weight_axis)
+        return split_groups(weight, self)
+
+    def fake_quantize_input(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's input on its grid, in its shape."""
+        spec = self.spec.input
+        if spec.granularity == "per_token":
+            return fake_quantize_per_token(x, spec)
+        axis = self._input_axis(x)
+        if spec.granularity == "per_voxel":
+            return fake_quantize_per_voxel(x, spec, axis)
+        axis = axis if spec.granularity == "per_channel" else None
+        return fake_quantize(x, self.input_scale, self.input_zero_point, spec.qmin, spec.qmax, axis)
+
+    def graph_weight(self) -> torch.Tensor:
+        """The weight, through torch's fake-quantize operator when :attr:`weight_in_graph` is set."""
+        if not self.weight_in_graph:
+            return self.weight
+        spec, axis = self.spec.weight, self._weight_axis
+        merged = merge_groups(self.weight, self)
+        if axis is None:
+            merged = torch.fake_quantize_per_tensor_affine(
+                merged, self.weight_scale, self.weight_zero_point, spec.qmin, spec.qmax
+            )
+        else:
+            merged = torch.fake_quantize_per_channel_affine(
+                merged, self.weight_scale, self.weight_zero_point, axis, spec.qmin, spec.qmax
+            )
+        return split_groups(merged, self)
+
+    @property
+    def _weight_axis(self) -> int | None:
+        return output_axis(self) if self.spec.weight.granularity == "per_channel" else None
+
+    def _input_axis(self, x: torch.Tensor) -> int:
+        # Counted from the right, so that an input without batch axis (C, H, W, D) is right too.
+        return x.dim() - 1 if isinstance(self, nn.Linear) else x.dim() - len(self.kernel_size) - 1
+
+    def _apply(self, fn, recurse=True):
+        scales = [(name, self._buffers[name]) for name in ("input_scale", "weight_scale")]
+        super()._apply(fn, recurse)
+        for name, scale in scales:  # .half() must move the weight only: a rounded scale is another grid
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != scale.dtype:
+                self._buffers[name] = scale.to(moved.device)
+        return self
+
+    def extra_repr(self) -> str:
+        specs = (("input", self.spec.input), ("weight", self.spec.weight))
+        return super().extra_repr() + "".join(f", {n}={s.num_bits} bits {s.granularity}" for n, s in specs)
+
+
+class _QuantizedConv(QuantizedLayer):
+    def __init__(self, module, spec: LayerSpec, input_qparams=None, quantized_weight: QuantizedWeight | None = None):
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        arguments = {name: getattr(module, name) for name in (*names, "padding_mode")}
+        super().__init__(**arguments, bias=False, device="meta")  # meta: no random numbers are drawn
+        self._adopt(module, spec, input_qparams, quantized_weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(self.fake_quantize_input(x), self.graph_weight(), self.bias)
+
+
+class _QuantizedConvTranspose(_QuantizedConv):
+    _operator = None
+
+    def __init__(self, module, spec: LayerSpec, input_qparams=None, quantized_weight: QuantizedWeight | None = None):
+        super().__init__(module, spec, input_qparams, quantized_weight)
+        self.output_padding = module.output_padding
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        x = self.fake_quantize_input(x)
+        geometry = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
+        padding = self._output_padding(x, output_size, *geometry)
+        weight = self.graph_weight()
+        return self._operator(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+
+
+class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
+    """Input ``(B, C, L)``."""
+
+
+class QuantizedConv2d(_QuantizedConv, nn.Conv2d):
+    """Input ``(B, C, H, W)``."""
+
+
+class QuantizedConv3d(_QuantizedConv, nn.Conv3d):
+    """Input ``(B, C, H, W, D)``."""
+
+
+class QuantizedConvTranspose1d(_QuantizedConvTranspose, nn.ConvTranspose1d):
+    """Input ``(B, C, L)``; weight ``(C_in, C_out / groups, k)``."""
+
+    _operator = staticmethod(F.conv_transpose1d)
+
+
+class QuantizedConvTranspose2d(_QuantizedConvTranspose, nn.ConvTranspose2d):
+    """Input ``(B, C, H, W)``; weight ``(C_in, C_out / groups, k, k)``."""
+
+    _operator = staticmethod(F.conv_transpose2d)
+
+
+class QuantizedConvTranspose3d(_QuantizedConvTranspose, nn.ConvTranspose3d):
+    """Input ``(B, C, H, W, D)``; weight ``(C_in, C_out / groups, k, k, k)``."""
+
+    _operator = staticmethod(F.conv_transpose3d)
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """Input ``(..., C)``."""
+
+    def __init__(self, module, spec: LayerSpec, input_qparams=None, quantized_weight: QuantizedWeight | None = None):
+        super().__init__(module.in_features, module.out_features, bias=False, device="meta")
+        self._adopt(module, spec, input_qparams, quantized_weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.fake_quantize_input(x), self.graph_weight(), self.bias)
+
+
+# The one registry: what is quantized, and as what. A subclass that keeps its parent's forward counts as its parent.
+QUANTIZED = {
+    nn.Conv1d: QuantizedConv1d,
+    nn.Conv2d: QuantizedConv2d,
+    nn.Conv3d: QuantizedConv3d,
+    nn.ConvTranspose1d: QuantizedConvTranspose1d,
+    nn.ConvTranspose2d: QuantizedConvTranspose2d,
+    nn.ConvTranspose3d: QuantizedConvTranspose3d,
+    nn.Linear: QuantizedLinear,
+}
+
+
+def layer_kind(module: nn.Module) -> str:
+    """``linear``, ``pointwise`` (a convolution, not transposed, whose kernel is all ones) or ``conv``."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    pointwise = not isinstance(module, TRANSPOSED) and all(size == 1 for size in module.kernel_size)
+    return "pointwise" if pointwise else "conv"
+
+
+@contextmanager
+def export_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """Within the block every quantized layer of ``network`` shows its weight's quantization to the exporter."""
+    layers = [module for module in network.modules() if isinstance(module, QuantizedLayer)]
+    before = [layer.weight_in_graph for layer in layers]
+    for layer in layers:
+        layer.weight_in_graph = True
+    try:
+        yield network
+    finally:
+        for layer, flag in zip(layers, before, strict=True):
+            layer.weight_in_graph = flag

@@ -1,0 +1,161 @@
+"""From a float network and data to a quantized network."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from mqb_monai import __version__
+from mqb_monai.errors import InputError
+from mqb_monai.quantization.calibrate import Calibration, calibrate
+from mqb_monai.quantization.layer_weight import quantize_weight
+from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
+from mqb_monai.quantization.scheme import LayerSpec, Scheme
+from mqb_monai.quantization.swap import name_layer, parent_type, replace_modules
+from mqb_monai.quantization.weights import weights_sha256
+
+
+class NotCalibratedWarning(UserWarning):
+    """Layers saw no calibration data and stay float."""
+
+
+@dataclass(frozen=True)
+class QuantizationRecord:
+    """How a network was quantized, readable; the ``<scheme>.json`` beside a checkpoint.
+
+    Attributes:
+        scheme: the scheme's name.
+        specs: the scheme's :class:`QuantSpec` fields by ``conv_input``, ``conv_weight``, ...
+        layers: of every quantized layer, by its first name: ``type``, ``names``, ``input`` and ``weight`` (num_bits,
+            granularity, symmetric, observer, and the least and greatest ``scale`` and ``zero_point``; null where
+            dynamic).
+        left_out: layers that stay float by choice or because they must, and why.
+        not_calibrated: layers that stay float because they saw no data.
+        versions: of this package, torch and Python.
+        weights_sha256: of the FP32 weights it came from (:func:`~mqb_monai.quantization.weights.weights_sha256`).
+        changes: what an algorithm did beyond rounding, for the reader.
+    """
+
+    scheme: str
+    specs: dict
+    layers: dict
+    left_out: dict
+    not_calibrated: list
+    versions: dict
+    weights_sha256: str
+    changes: list = field(default_factory=list)
+
+    def to_dict(self) -> dict:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def quantize(
+    network: nn.Module,
+    scheme: str | Scheme,
+    batches: Iterable[torch.Tensor],
+    include: str | Iterable[str] = ("*",),
+    exclude: str | Iterable[str] = (),
+) -> nn.Module:
+    """Quantize a network after training: calibrate on ``batches``, round the weights, return a new network.
+
+    Args:
+        network: the float network; neither its weights nor its hooks and modes are changed.
+        scheme: ``w8a8_per_channel`` and the like, see :data:`~mqb_monai.quantization.scheme.SCHEMES`, or a ``Scheme``.
+        batches: calibration data, float tensors ``(B, C, H, W, D)`` as the network takes them; no labels. Never the
+            test split.
+        include, exclude: patterns (``fnmatch``) of layer names to quantize and to leave float.
+
+    Returns:
+        a deep copy whose layers are quantized, in the mode of ``network``, with a :class:`QuantizationRecord` as its
+        ``quantization_record``. Layers that saw no data stay float and are named in a :class:`NotCalibratedWarning`.
+
+    Raises:
+        InputError: an unknown scheme, no quantizable layer, a pattern that matches nothing, no calibration data, NaN or
+            Inf in a layer's weight or input (the layer is named).
+    """
+    return apply_calibration(network, calibrate(network, scheme, batches, include, exclude))
+
+
+def apply_calibration(network: nn.Module, calibration: Calibration) -> nn.Module:
+    """The second half of :func:`quantize`, for those who calibrated by ``attach_observers``.
+
+    Args:
+        network: the float network that was calibrated; stays as it is.
+
+    Raises:
+        InputError: NaN or Inf in a layer's weight (the layer is named).
+    """
+    sha256 = weights_sha256(network.state_dict())
+    quantized = copy.deepcopy(network)
+    modules = dict(quantized.named_modules(remove_duplicate=False))
+    weights: dict = {}  # layers that share one weight go on sharing it
+    replacements = {}
+    for name, spec in calibration.specs.items():
+        if calibration.calls[name]:
+            replacements[id(modules[name])] = _quantized_layer(modules[name], name, spec, calibration, weights)
+    quantized = replace_modules(quantized, replacements)
+    quantized.quantization_record = make_record(quantized, calibration, sha256)
+    if calibration.not_calibrated:
+        warnings.warn(
+            "these layers saw no calibration data and stay float: " + ", ".join(calibration.not_calibrated),
+            NotCalibratedWarning,
+            stacklevel=3,
+        )
+    return quantized
+
+
+def _quantized_layer(module, name: str, spec: LayerSpec, calibration: Calibration, weights: dict) -> QuantizedLayer:
+    key = (id(module.weight), spec.weight, parent_type(module), getattr(module, "groups", 1))
+    shared = weights.get(key)
+    try:
+        weight = shared[0] if shared else quantize_weight(module, spec.weight)
+    except InputError as error:
+        raise name_layer(InputError(f"{error}: its weight"), name) from None
+    layer = QUANTIZED[parent_type(module)](module, spec, calibration.qparams.get(name), weight)
+    if shared:
+        layer.weight = shared[1]
+    weights[key] = (weight, layer.weight)
+    return layer
+
+
+def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantized layers of a network by their first names; empty for a float network."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
+
+
+def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> QuantizationRecord:
+    """The record of a network whose layers were just replaced."""
+    scheme = asdict(calibration.scheme)
+    layers = quantized_layers(quantized)
+    return QuantizationRecord(
+        scheme=scheme.pop("name"),
+        specs=scheme,
+        layers={name: _layer_record(layer, calibration.names[name]) for name, layer in layers.items()},
+        left_out=dict(calibration.left_out),
+        not_calibrated=list(calibration.not_calibrated),
+        versions={"mqb_monai": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        weights_sha256=sha256,
+    )
+
+
+def _layer_record(layer: QuantizedLayer, names: tuple[str, ...]) -> dict:
+    def tensor(spec, scale, zero_point):
+        ends = {"scale": scale, "zero_point": zero_point}
+        ranges = {
+            key: None if value is None else [value.min().item(), value.max().item()] for key, value in ends.items()
+        }
+        return asdict(spec) | ranges
+
+    return {
+        "type": parent_type(layer).__name__,
+        "names": list(names),
+        "input": tensor(layer.spec.input, layer.input_scale, layer.input_zero_point),
+        "weight": tensor(layer.spec.weight, layer.weight_scale, layer.weight_zero_point),
+    }

@@ -1,0 +1,171 @@
+"""What is quantized, with how many bits and with one scale for what: plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mqb_monai.errors import InputError
+
+GRANULARITIES = ("per_tensor", "per_channel", "per_token", "per_voxel")
+OBSERVER_NAMES = ("minmax", "percentile", "mse")
+FLOAT_SCHEMES = ("fp32", "bf16")
+LAYER_KINDS = ("conv", "pointwise", "linear")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one tensor is quantized.
+
+    The granularity says what shares one scale:
+
+    ===========  =======================================  ==========================================
+    granularity  scale of a tensor                        known
+    ===========  =======================================  ==========================================
+    per_tensor   ``()``, the whole tensor                 from calibration
+    per_channel  activation ``(B, C, H, W, D)``: ``(C,)``  from calibration; weights: from the weight
+                 weight ``(C_out, C_in, k, k, k)``:
+                 ``(C_out,)``
+    per_token    ``(B, N, C)``: ``(B, N, 1)``, one a row  dynamic: from the very tensor, every call
+                 over the last axis
+    per_voxel    ``(B, C, H, W, D)``: ``(B, 1, H, W, D)``  dynamic
+    ===========  =======================================  ==========================================
+
+    Args:
+        num_bits: 2 to 8.
+        granularity: one of the table's.
+        symmetric: signed integers around zero point 0, or unsigned ones with a zero point.
+        observer: how calibration turns data into a range: ``minmax``, ``percentile`` or ``mse``
+            (nothing to a dynamic granularity).
+
+    Raises:
+        InputError: naming the valid choices.
+    """
+
+    num_bits: int
+    granularity: str
+    symmetric: bool = True
+    observer: str = "minmax"
+
+    def __post_init__(self):
+        if isinstance(self.num_bits, bool) or not isinstance(self.num_bits, int) or not 2 <= self.num_bits <= 8:
+            raise InputError(f"num_bits must be an integer from 2 to 8, got {self.num_bits!r}")
+        if self.granularity not in GRANULARITIES:
+            raise InputError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {self.granularity!r}")
+        if self.observer not in OBSERVER_NAMES:
+            raise InputError(f"observer must be one of {', '.join(OBSERVER_NAMES)}, got {self.observer!r}")
+
+    @property
+    def qmin(self) -> int:
+        """Least integer: ``-2^(b-1)`` symmetric (not narrowed), 0 asymmetric."""
+        return -(2 ** (self.num_bits - 1)) if self.symmetric else 0
+
+    @property
+    def qmax(self) -> int:
+        """Greatest integer: ``2^(b-1) - 1`` symmetric, ``2^b - 1`` asymmetric."""
+        return 2 ** (self.num_bits - 1) - 1 if self.symmetric else 2**self.num_bits - 1
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the scale is computed from each tensor at run time."""
+        return self.granularity in ("per_token", "per_voxel")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """The two quantized tensors of one layer: its input and its weight."""
+
+    input: QuantSpec
+    weight: QuantSpec
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which :class:`QuantSpec` each kind of layer gets.
+
+    Args:
+        name: as the user types it and as files are named.
+        conv_input: input of convolutions and transposed convolutions, ``(B, C, H, W, D)``.
+        conv_weight: their weight.
+        pointwise_input: input of convolutions whose kernel is all ones (1x1x1); their weight takes ``conv_weight``.
+        linear_input: input of linear layers, ``(..., C)``.
+        linear_weight: their weight ``(C_out, C_in)``.
+
+    Raises:
+        InputError: a granularity that such a tensor cannot have.
+    """
+
+    name: str
+    conv_input: QuantSpec
+    conv_weight: QuantSpec
+    pointwise_input: QuantSpec
+    linear_input: QuantSpec
+    linear_weight: QuantSpec
+
+    def __post_init__(self):
+        self._allow("conv_input", "per_tensor", "per_channel", "per_voxel")
+        self._allow("pointwise_input", "per_tensor", "per_channel", "per_voxel")
+        self._allow("linear_input", "per_tensor", "per_channel", "per_token")
+        self._allow("conv_weight", "per_tensor", "per_channel")
+        self._allow("linear_weight", "per_tensor", "per_channel")
+
+    def _allow(self, field: str, *granularities: str) -> None:
+        granularity = getattr(self, field).granularity
+        if granularity not in granularities:
+            raise InputError(
+                f"scheme {self.name!r}: {field} must be one of {', '.join(granularities)}, got {granularity!r}"
+            )
+
+    def layer_spec(self, kind: str) -> LayerSpec:
+        """The specs of one kind of layer: ``conv``, ``pointwise`` (a 1x1x1 convolution) or ``linear``."""
+        if kind not in LAYER_KINDS:
+            raise InputError(f"layer kind must be one of {', '.join(LAYER_KINDS)}, got {kind!r}")
+        weight = self.linear_weight if kind == "linear" else self.conv_weight
+        return LayerSpec(input=getattr(self, f"{kind}_input"), weight=weight)
+
+
+def _study(name: str, num_bits: int, conv: str, pointwise: str, linear: str, weight: str, symmetric=True) -> Scheme:
+    """One row of the table: granularities only; weights are symmetric in all of them."""
+    return Scheme(
+        name=name,
+        conv_input=QuantSpec(num_bits, conv, symmetric),
+        conv_weight=QuantSpec(num_bits, weight),
+        pointwise_input=QuantSpec(num_bits, pointwise, symmetric),
+        linear_input=QuantSpec(num_bits, linear, symmetric),
+        linear_weight=QuantSpec(num_bits, weight),
+    )
+
+
+# The first six are those of the MedQuanBench study; the last two are what integer kernels compute.
+# fmt: off
+SCHEMES = {
+    #                                             bits conv input     1x1x1 input    linear input  weight
+    "w8a8_per_tensor": _study("w8a8_per_tensor",   8, "per_tensor",  "per_tensor",  "per_tensor", "per_tensor"),
+    "w8a8_per_channel": _study("w8a8_per_channel", 8, "per_channel", "per_channel", "per_token",  "per_channel"),
+    "w8a8_adaptive": _study("w8a8_adaptive",       8, "per_channel", "per_voxel",   "per_token",  "per_channel"),
+    "w4a4_per_tensor": _study("w4a4_per_tensor",   4, "per_tensor",  "per_tensor",  "per_tensor", "per_tensor"),
+    "w4a4_per_channel": _study("w4a4_per_channel", 4, "per_channel", "per_channel", "per_token",  "per_channel"),
+    "w4a4_adaptive": _study("w4a4_adaptive",       4, "per_channel", "per_voxel",   "per_token",  "per_channel"),
+    "w8a8_engine": _study("w8a8_engine",           8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel"),
+    "w4a4_engine": _study("w4a4_engine",           4, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
+                          symmetric=False),
+}
+# fmt: on
+
+
+def get_scheme(scheme: str | Scheme) -> Scheme:
+    """The :class:`Scheme` of a name; a :class:`Scheme` of one's own comes back as it is.
+
+    Raises:
+        InputError: an unknown name, with the valid ones listed; ``fp32`` and ``bf16``, which evaluation knows but which
+            quantize nothing.
+    """
+    if isinstance(scheme, Scheme):
+        return scheme
+    if scheme in FLOAT_SCHEMES:
+        raise InputError(
+            f"{scheme!r} can be evaluated but is no quantization scheme: there is nothing to quantize. "
+            f"Choose one of {', '.join(SCHEMES)}."
+        )
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
+        raise InputError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
+    return SCHEMES[scheme]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import apply_calibration, attach_observers, calibrate, quantize
+
+
+def test_calibrate_by_hand():
+    network = nn.Sequential(nn.Conv3d(2, 3, 1), nn.Conv3d(3, 1, 3))
+    network[0].weight.data.fill_(1.0)
+    network[0].bias.data.fill_(-1.0)
+    batch = torch.zeros(1, 2, 3, 3, 3)
+    batch[0, 0, 0, 0, 0], batch[0, 1, 1, 1, 1] = 7.0, -14.0
+    calibration = calibrate(network, "w4a4_per_channel", [batch, batch / 2])
+    assert calibration.qparams["0"][0].tolist() == [1.0, 2.0]  # the greatest magnitudes 7 and 14 over 7
+    torch.testing.assert_close(calibration.qparams["1"][0], torch.full((3,), 15 / 7))  # -14 + 0 - 1
+    assert calibration.calls == {"0": 2, "1": 2}
+
+
+def test_calibrate_dynamic_layers_count_calls_only(network, x):
+    calibration = calibrate(network, "w8a8_adaptive", [x, x])
+    assert set(calibration.qparams) == {"conv", "up"}
+    assert calibration.calls == {"conv": 2, "up": 2, "pointwise": 2, "linear": 2, "unused": 0}
+    assert calibration.not_calibrated == ("unused",)
+
+
+def test_calibrate_leaves_the_network_as_it_was(network, x):
+    network.train()
+    network.norm.eval()
+    modes = [module.training for module in network.modules()]
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    calibrate(network, "w8a8_per_tensor", [x])
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_calibrate_cleans_up_after_an_error(network, x):
+    network.train()
+    with pytest.raises(RuntimeError, match="channels"):
+        calibrate(network, "w8a8_per_tensor", [x[:, :1]])
+    assert network.training
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("batches", [[], [torch.zeros(0, 3, 4, 4, 4)]])
+def test_calibrate_without_data(network, batches):
+    with pytest.raises(InputError, match="no calibration data"):
+        calibrate(network, "w8a8_per_tensor", batches)
+
+
+def test_calibrate_refuses_what_is_no_list_of_tensors(network, x):
+    with pytest.raises(InputError, match="put it in a list"):
+        calibrate(network, "w8a8_per_tensor", x)
+    with pytest.raises(InputError, match=r"must yield tensors .*got dict"):
+        calibrate(network, "w8a8_per_tensor", [{"image": x}])
+
+
+def test_calibrate_names_the_layer_that_nan_reaches(network, x):
+    network.norm.running_var.fill_(float("nan"))
+    with pytest.raises(InputError, match="layer up: NaN or Inf in the data that reaches it in calibration"):
+        calibrate(network, "w8a8_per_tensor", [x])
+
+
+def test_calibrate_names_the_layer_whose_weight_is_nan(network, x):
+    network.up.weight.data[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="layer up: NaN or Inf in its weight"):
+        calibrate(network, "w8a8_per_tensor", [x])
+    assert calibrate(network, "w8a8_per_tensor", [x * 0], include="conv").calls == {"conv": 1}
+
+
+def test_attached_observers_give_what_quantize_gives(network, x):
+    with attach_observers(network, "w8a8_per_channel", exclude=["unused"]) as hooks, torch.no_grad():
+        network(x)
+        calibration = hooks.finish()
+    assert not any(module._forward_pre_hooks for module in network.modules())
+    qnet = apply_calibration(network, calibration)
+    expected = quantize(network, "w8a8_per_channel", [x], exclude=["unused"])
+    assert torch.equal(qnet(x), expected(x))
+
+
+def test_attached_observers_without_data(network):
+    hooks = attach_observers(network, "w8a8_per_channel")
+    with pytest.raises(InputError, match="no calibration data"):
+        hooks.finish()
+    assert not any(module._forward_pre_hooks for module in network.modules())

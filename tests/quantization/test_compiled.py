@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from mqb_monai.quantization import QuantSpec, compiled
+from mqb_monai.quantization.affine import fake_quantize, fake_quantize_per_token, fake_quantize_per_voxel, range_qparams
+
+
+@pytest.fixture
+def small_counts_as_big(monkeypatch):
+    monkeypatch.setattr(compiled, "MIN_NUMEL", 1)
+    monkeypatch.setattr(compiled, "_enabled", True)
+
+
+def calls(x, symmetric=True, num_bits=8):
+    spec = QuantSpec(num_bits, "per_tensor", symmetric)
+    scale, zero_point = range_qparams(x.amin((0, 2, 3, 4)), x.amax((0, 2, 3, 4)), spec)
+    bounds = spec.qmin, spec.qmax
+    return {
+        "per_tensor": lambda: fake_quantize(x, scale[0], zero_point[0], *bounds),
+        "per_channel": lambda: fake_quantize(x, scale, zero_point, *bounds, axis=1),
+        "per_token": lambda: fake_quantize_per_token(x, spec),
+        "per_voxel": lambda: fake_quantize_per_voxel(x, spec),
+    }
+
+
+def test_can_fuse_big_plain_cpu_tensors_only(x, small_counts_as_big, monkeypatch):
+    assert compiled.can_fuse(x)
+    assert not compiled.can_fuse(x.double())
+    assert not compiled.can_fuse(x.to("meta"))
+    assert not compiled.can_fuse(x.clone().requires_grad_())
+    with compiled.fused_kernels(False):
+        assert not compiled.can_fuse(x)
+    monkeypatch.setattr(compiled, "MIN_NUMEL", x.numel() + 1)
+    assert not compiled.can_fuse(x)
+
+
+def test_falls_back_to_eager_and_says_so_once(x, small_counts_as_big, monkeypatch, caplog):
+    def no_compiler(kernel):
+        raise RuntimeError("no C++ compiler")
+
+    with compiled.fused_kernels(False):
+        expected = {name: call() for name, call in calls(x).items()}
+    monkeypatch.setattr(compiled, "_compiled", no_compiler)
+    with caplog.at_level(logging.WARNING):
+        for name, call in calls(x).items():
+            assert torch.equal(call(), expected[name])
+    assert [record.message.count("no C++ compiler") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_kernels_equal_native_operators(x, small_counts_as_big, monkeypatch, symmetric):
+    """The very functions that are compiled, run eagerly; oracle: torch's native fake-quantize operators."""
+    with compiled.fused_kernels(False):
+        expected = {name: call() for name, call in calls(x, symmetric).items()}
+    monkeypatch.setattr(compiled, "_compiled", lambda kernel: kernel)
+    for name, call in calls(x, symmetric).items():
+        assert torch.equal(call(), expected[name]), name
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+def test_tracing_uses_native_operators(x, small_counts_as_big, monkeypatch):
+    monkeypatch.setattr(compiled, "_compiled", lambda kernel: pytest.fail("compiled within a trace"))
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            one, zero = torch.ones(3), torch.zeros(3, dtype=torch.int32)
+            x = fake_quantize(x, one[0], zero[0], -128, 127) + fake_quantize(x, one, zero, -128, 127, axis=1)
+            return x + fake_quantize_per_token(x, QuantSpec(8, "per_token"))
+
+    traced = torch.jit.trace(Module(), x, check_trace=False)  # the check runs untraced
+    kinds = {node.kind() for node in traced.graph.nodes()}
+    assert {"aten::fake_quantize_per_tensor_affine", "aten::fake_quantize_per_channel_affine"} <= kinds
+    exported = torch.export.export(Module(), (x,))
+    with compiled.fused_kernels(False):
+        assert torch.equal(exported.module()(x), Module()(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_compiled_equals_eager_bit_by_bit(symmetric):
+    """Compiling takes a minute the first time; needs a C++ compiler."""
+    x = torch.randn(2, 8, 32, 32, 32, generator=torch.Generator().manual_seed(3))
+    with compiled.fused_kernels(False):
+        expected = {name: call() for name, call in calls(x, symmetric).items()}
+    with compiled.fused_kernels(True):
+        for name, call in calls(x, symmetric).items():
+            assert torch.equal(call(), expected[name]), name
+        assert compiled._enabled, "torch.compile did not work here"

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.quantization import QUANTIZED, LayerSpec, QuantSpec, export_mode
+from mqb_monai.quantization.affine import fake_quantize, fake_quantize_per_token, fake_quantize_per_voxel, range_qparams
+from mqb_monai.quantization.layer_weight import merge_groups, quantize_weight, split_groups
+from mqb_monai.quantization.modules import layer_kind
+
+W8, W8_TENSOR, W8_ASYMMETRIC = (
+    QuantSpec(8, "per_channel"),
+    QuantSpec(8, "per_tensor"),
+    QuantSpec(8, "per_channel", symmetric=False),
+)
+LAYERS = {
+    "conv1d": (nn.Conv1d(4, 6, 3, groups=2, padding=1), (2, 4, 7)),
+    "conv2d": (nn.Conv2d(4, 6, (1, 3), stride=2, bias=False), (2, 4, 7, 6)),
+    "conv3d": (nn.Conv3d(4, 6, 3, padding="same", dilation=2, padding_mode="circular"), (2, 4, 5, 6, 7)),
+    "conv_transpose1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1, groups=2), (2, 4, 5)),
+    "conv_transpose2d": (nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False), (2, 4, 5, 4)),
+    "conv_transpose3d": (nn.ConvTranspose3d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 3, 4, 5)),
+    "linear": (nn.Linear(4, 6), (2, 3, 5, 4)),
+}
+
+
+def quantize_layer(layer, spec, x):
+    """The quantized layer, its input's qparams from ``x`` itself."""
+    axis = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
+    qparams = None
+    if not spec.input.dynamic:
+        others = [i for i in range(x.dim()) if spec.input.granularity == "per_tensor" or i != axis]
+        qparams = range_qparams(x.amin(others), x.amax(others), spec.input)
+    return QUANTIZED[type(layer)](copy.deepcopy(layer), spec, qparams)
+
+
+@pytest.mark.parametrize("weight", [W8, W8_TENSOR, W8_ASYMMETRIC])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_layer_is_the_float_layer_on_quantized_tensors(name, weight):
+    """Oracle: the float layer itself, given the fake-quantized input and weight."""
+    layer, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    spec = LayerSpec(input=QuantSpec(8, "per_tensor"), weight=weight)
+    quantized = quantize_layer(layer, spec, x)
+    oracle = copy.deepcopy(layer)
+    oracle.weight.data.copy_(quantized.dequantize_weight(quantize_weight(layer, weight).integers))
+    x_hat = fake_quantize(x, quantized.input_scale, quantized.input_zero_point, -128, 127)
+    with torch.no_grad():
+        assert torch.equal(quantized(x), oracle(x_hat))
+        assert (oracle.weight - layer.weight).abs().max() <= quantized.weight_scale.max() / 2 * 1.001
+    assert isinstance(quantized, type(layer))
+
+
+@pytest.mark.parametrize("weight", [W8, W8_TENSOR, W8_ASYMMETRIC])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_weight_in_graph_changes_nothing(name, weight):
+    layer, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    quantized = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_tensor"), weight), x)
+    with torch.no_grad():
+        expected = quantized(x)
+        with export_mode(quantized):
+            assert quantized.weight_in_graph
+            assert torch.equal(quantized.graph_weight(), quantized.weight)
+            assert torch.equal(quantized(x), expected)
+    assert not quantized.weight_in_graph
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+@pytest.mark.parametrize("num_bits", [8, 4])
+def test_integer_weight_is_exact(name, num_bits):
+    layer, shape = LAYERS[name]
+    spec = LayerSpec(QuantSpec(8, "per_tensor"), QuantSpec(num_bits, "per_channel"))
+    quantized = quantize_layer(layer, spec, torch.ones(shape))
+    integers = quantized.integer_weight
+    assert integers.dtype == torch.int8
+    assert torch.equal(integers.int(), quantize_weight(layer, spec.weight).integers)
+    assert integers.abs().max() == 2 ** (num_bits - 1) - 1
+    quantized.half()
+    assert torch.equal(quantized.integer_weight, integers)
+
+
+def test_transposed_groups_have_a_scale_for_each_output_channel():
+    """By hand: the weight of output channel c is c + 1 everywhere, so its scale is (c + 1) / 127."""
+    layer = nn.ConvTranspose3d(4, 6, 2, groups=2)  # weight (4, 3, 2, 2, 2); channels 0..2 from inputs 0, 1
+    layer.weight.data[:2] = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1, 1)
+    layer.weight.data[2:] = torch.tensor([4.0, 5.0, 6.0]).view(1, 3, 1, 1, 1)
+    integers, scale, _ = quantize_weight(layer, W8)
+    torch.testing.assert_close(scale, torch.arange(1.0, 7.0) / 127)
+    assert (integers == 127).all()
+    merged = merge_groups(layer.weight, layer)
+    assert merged.shape == (2, 6, 2, 2, 2)
+    assert torch.equal(split_groups(merged, layer), layer.weight)
+
+
+@pytest.mark.parametrize("name", ["conv3d", "conv_transpose3d", "conv2d"])
+def test_conv_input_per_channel_and_per_voxel(name):
+    layer, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 10, 100, 0.1]).view(
+        1, 4, *[1] * (len(shape) - 2)
+    )
+    per_channel = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_channel"), W8), x)
+    assert per_channel.input_scale.shape == (4,)
+    expected = fake_quantize(x, per_channel.input_scale, per_channel.input_zero_point, -128, 127, axis=1)
+    assert torch.equal(per_channel.fake_quantize_input(x), expected)
+    assert torch.equal(per_channel.fake_quantize_input(x[0]), expected[0])  # without a batch axis
+    per_voxel = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_voxel"), W8), x)
+    assert torch.equal(per_voxel.fake_quantize_input(x), fake_quantize_per_voxel(x, QuantSpec(8, "per_voxel")))
+    assert "input_scale" not in per_voxel.state_dict()
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 3, 4), (2, 3, 5, 4), (1, 2, 2, 2, 4)])
+def test_linear_per_token_whatever_the_leading_axes(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    spec = QuantSpec(4, "per_token")
+    quantized = quantize_layer(LAYERS["linear"][0], LayerSpec(spec, W8), x)
+    rows = fake_quantize_per_token(x.reshape(-1, 4), spec)
+    assert torch.equal(quantized.fake_quantize_input(x), rows.view(shape))
+    assert quantized(x).shape == (*shape[:-1], 6)
+
+
+def test_engine_layer_folds_its_zero_point_into_the_bias():
+    """By hand, in integers: y = s_x s_w (W q - W z) + b for asymmetric activations."""
+    layer = LAYERS["linear"][0]
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)) * 2 - 0.3
+    quantized = quantize_layer(
+        layer, LayerSpec(QuantSpec(4, "per_tensor", symmetric=False), QuantSpec(4, "per_channel")), x
+    )
+    scale, zero_point = quantized.input_scale, quantized.input_zero_point
+    assert 0 < zero_point < 15
+    q = torch.clamp(torch.round(x / scale) + zero_point, 0, 15)
+    weight = quantized.integer_weight.float()
+    bias = layer.bias - (weight.sum(1) * zero_point) * scale * quantized.weight_scale
+    by_hand = (q @ weight.T) * scale * quantized.weight_scale + bias
+    torch.testing.assert_close(quantized(x), by_hand, rtol=1e-5, atol=1e-5)
+
+
+def test_transposed_output_size_is_honoured():
+    layer = nn.ConvTranspose3d(4, 6, 3, stride=2)
+    x = torch.randn(1, 4, 3, 3, 3)
+    quantized = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_tensor"), W8), x)
+    assert quantized(x, output_size=[8, 8, 7]).shape == layer(x, output_size=[8, 8, 7]).shape == (1, 6, 8, 8, 7)
+
+
+def test_hooks_mode_and_attributes_come_along():
+    layer = nn.Linear(4, 6).eval()
+    layer.note, seen = "mine", []
+    layer.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
+    quantized = QUANTIZED[nn.Linear](layer, LayerSpec(QuantSpec(8, "per_token"), W8))
+    quantized(torch.ones(1, 4))
+    assert (seen, quantized.note, quantized.training) == (["QuantizedLinear"], "mine", False)
+    assert "bits per_token" in repr(quantized)
+
+
+def test_qparams_must_fit_the_spec():
+    with pytest.raises(ValueError, match="must be given"):
+        QUANTIZED[nn.Linear](nn.Linear(2, 2), LayerSpec(QuantSpec(8, "per_tensor"), W8))
+
+
+def test_scales_stay_float32():
+    layer = quantize_layer(LAYERS["linear"][0], LayerSpec(QuantSpec(8, "per_tensor"), W8), torch.randn(2, 4))
+    scale = layer.input_scale.clone()
+    layer.half()
+    assert (layer.weight.dtype, layer.input_scale.dtype) == (torch.float16, torch.float32)
+    assert torch.equal(layer.input_scale, scale)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Conv3d(2, 2, 1, stride=2), "pointwise"),
+        (nn.Conv2d(2, 2, 1), "pointwise"),
+        (nn.Conv3d(2, 2, (1, 1, 3)), "conv"),
+        (nn.ConvTranspose3d(2, 2, 1), "conv"),
+        (nn.Linear(2, 2), "linear"),
+    ],
+)
+def test_layer_kind(layer, kind):
+    assert layer_kind(layer) == kind

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import (
+    SCHEMES,
+    NotCalibratedWarning,
+    QuantizedLayer,
+    QuantSpec,
+    Scheme,
+    quantize,
+    quantized_layers,
+    weights_sha256,
+)
+from mqb_monai.quantization.affine import fake_quantize_per_voxel
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_quantize_every_scheme_is_near_the_float_network(network, x, quantized, scheme):
+    qnet = quantized(scheme)
+    with torch.no_grad():
+        error = (qnet(x) - network(x)).square().mean().sqrt() / network(x).std()
+    assert 0 < error < (0.05 if scheme.startswith("w8") else 0.6)
+    assert list(quantized_layers(qnet)) == ["conv", "up", "pointwise", "linear"]
+
+
+def test_quantize_leaves_the_network_untouched(network, x):
+    network.train()
+    network.norm.eval()
+    calls = []
+    network.conv.register_forward_hook(lambda *_: calls.append(1))
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    types = [type(module) for module in network.modules()]
+    qnet = quantize(network, "w4a4_per_tensor", [x], exclude="unused")
+    assert [type(module) for module in network.modules()] == types
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert (network.training, network.norm.training, qnet.training, qnet.norm.training) == (True, False, True, False)
+    assert calls == [1]
+    assert len(qnet.conv._forward_hooks) == len(network.conv._forward_hooks) == 1
+    ours = {tensor.untyped_storage().data_ptr() for tensor in qnet.state_dict().values()}
+    assert ours.isdisjoint(tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values())
+
+
+def test_quantize_names_layers_without_data_in_one_warning(nnunet):
+    with pytest.warns(NotCalibratedWarning, match=r"stay float: decoder\.seg_layers\.0$") as warned:
+        qnet = quantize(nnunet, "w8a8_per_tensor", [torch.randn(1, 1, 8, 16, 16)])
+    assert len(warned) == 1
+    assert qnet.quantization_record.not_calibrated == ["decoder.seg_layers.0"]
+    assert type(qnet.decoder.seg_layers[0]) is nn.Conv3d
+
+
+def test_quantize_replaces_every_active_conv_of_a_nnunet(nnunet):
+    x = torch.randn(1, 1, 8, 16, 16)
+    with pytest.warns(NotCalibratedWarning):
+        qnet = quantize(nnunet, "w8a8_per_channel", [x])
+    ran = []
+    for module in qnet.modules():
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            module.register_forward_hook(lambda module, *_: ran.append(module))
+    qnet(x)
+    assert len(ran) == 8  # 3 in the encoder, 2 transposed and 2 more in the decoder, one head
+    assert all(isinstance(module, QuantizedLayer) for module in ran)
+
+
+def test_adaptive_takes_a_scale_a_voxel_for_pointwise_convs_only(quantized, network, x):
+    qnet = quantized("w8a8_adaptive")
+    granularities = {name: layer.spec.input.granularity for name, layer in quantized_layers(qnet).items()}
+    assert granularities == {
+        "conv": "per_channel",
+        "up": "per_channel",
+        "pointwise": "per_voxel",
+        "linear": "per_token",
+    }
+    h = torch.randn(1, 6, 3, 3, 3)
+    expected = nn.functional.conv3d(
+        fake_quantize_per_voxel(h, QuantSpec(8, "per_voxel")), qnet.pointwise.weight, network.pointwise.bias
+    )
+    assert torch.equal(qnet.pointwise(h), expected)
+
+
+def test_quantize_a_2d_network():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 2, 2), nn.Conv2d(2, 2, 1)).eval()
+    x = torch.randn(2, 1, 8, 8)
+    for scheme in ("w8a8_adaptive", "w8a8_engine"):
+        qnet = quantize(network, scheme, [x])
+        assert len(quantized_layers(qnet)) == 3
+        torch.testing.assert_close(qnet(x), network(x), rtol=0, atol=0.05)
+
+
+def test_quantize_a_network_that_is_one_layer():
+    linear, x = nn.Linear(3, 2), torch.randn(5, 3)
+    qnet = quantize(linear, "w8a8_per_tensor", [x])
+    assert type(qnet).__name__ == "QuantizedLinear"
+    assert type(linear) is nn.Linear
+    assert list(qnet.quantization_record.layers) == [""]
+    torch.testing.assert_close(qnet(x), linear(x), rtol=0, atol=0.05)
+
+
+def test_quantize_include_and_exclude_are_the_placement(network, x):
+    qnet = quantize(network, "w8a8_engine", [x], include=["conv", "up", "linear"], exclude=["lin*"])
+    assert list(quantized_layers(qnet)) == ["conv", "up"]
+    assert qnet.quantization_record.left_out == {
+        "pointwise": "not in include",
+        "linear": "excluded by lin*",
+        "unused": "not in include",
+    }
+
+
+def test_quantize_engine_uses_asymmetric_activations_by_hand(network, x, quantized):
+    qnet = quantized("w4a4_engine")
+    low, high = x.min().item(), x.max().item()
+    scale = (high - low) / 15
+    assert qnet.conv.input_scale.item() == pytest.approx(scale, rel=1e-6)
+    assert qnet.conv.input_zero_point.item() == round(-low / scale)
+    assert qnet.up.input_zero_point.item() == 0  # after a ReLU
+    assert qnet.conv.weight_scale.shape == (4,)
+    assert qnet.conv.weight_zero_point.tolist() == [0, 0, 0, 0]
+
+
+def test_layers_that_share_a_weight_go_on_sharing_it():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
+    network[1].weight = network[0].weight
+    qnet = quantize(network, "w8a8_per_channel", [torch.randn(2, 3)])
+    assert qnet[0].weight is qnet[1].weight
+    assert qnet[0].bias is not qnet[1].bias
+
+
+def test_quantize_twice_is_refused(network, x, quantized):
+    with pytest.raises(InputError, match="quantized already"):
+        quantize(quantized(), "w8a8_per_tensor", [x], include="conv")
+
+
+def test_quantize_refuses_what_cannot_be_quantized(x):
+    with pytest.raises(InputError, match="no quantizable layer"):
+        quantize(nn.ReLU(), "w8a8_per_tensor", [x])
+
+
+def test_quantize_takes_a_scheme_of_ones_own(network, x):
+    spec = QuantSpec(3, "per_tensor", observer="mse")
+    scheme = Scheme("w3a3_mse", spec, spec, spec, spec, spec)
+    qnet = quantize(network, scheme, [x], exclude="unused")
+    assert qnet.quantization_record.scheme == "w3a3_mse"
+    assert qnet.conv.integer_weight.unique().numel() <= 8
+
+
+def test_record_is_complete_and_plain(network, quantized):
+    record = quantized("w8a8_adaptive").quantization_record
+    plain = record.to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["scheme"] == "w8a8_adaptive"
+    assert plain["weights_sha256"] == weights_sha256(network.state_dict())
+    assert set(plain["versions"]) == {"mqb_monai", "torch", "python"}
+    conv, linear = plain["layers"]["conv"], plain["layers"]["linear"]
+    assert (conv["type"], conv["names"], conv["input"]["granularity"]) == ("Conv3d", ["conv"], "per_channel")
+    assert 0 < conv["input"]["scale"][0] < conv["input"]["scale"][1]
+    assert conv["weight"]["zero_point"] == [0, 0]
+    assert (linear["input"]["scale"], linear["input"]["num_bits"]) == (None, 8)
+    assert plain["not_calibrated"] == ["unused"]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import SCHEMES, QuantSpec, Scheme, get_scheme
+
+
+@pytest.mark.parametrize(
+    ("num_bits", "symmetric", "qmin", "qmax"),
+    [(8, True, -128, 127), (4, True, -8, 7), (8, False, 0, 255), (2, False, 0, 3)],
+)
+def test_spec_has_integer_range(num_bits, symmetric, qmin, qmax):
+    spec = QuantSpec(num_bits, "per_tensor", symmetric)
+    assert (spec.qmin, spec.qmax) == (qmin, qmax)
+
+
+def test_spec_knows_what_is_dynamic():
+    assert [g for g in ("per_tensor", "per_channel", "per_token", "per_voxel") if QuantSpec(8, g).dynamic] == [
+        "per_token",
+        "per_voxel",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((9, "per_tensor"), "from 2 to 8, got 9"),
+        ((1, "per_tensor"), "from 2 to 8"),
+        ((True, "per_tensor"), "from 2 to 8"),
+        (("8", "per_tensor"), "from 2 to 8, got '8'"),
+        ((8, "per_row"), "per_tensor, per_channel, per_token, per_voxel, got 'per_row'"),
+        ((8, "per_tensor", True, "entropy"), "minmax, percentile, mse, got 'entropy'"),
+    ],
+)
+def test_spec_refuses_with_valid_choices(arguments, message):
+    with pytest.raises(InputError, match=message):
+        QuantSpec(*arguments)
+
+
+# Oracle: the table of DESIGN section 3, typed in again: conv input, 1x1x1 input, linear input, weights, symmetric
+TABLE = {
+    "per_tensor": ("per_tensor", "per_tensor", "per_tensor", "per_tensor", True),
+    "per_channel": ("per_channel", "per_channel", "per_token", "per_channel", True),
+    "adaptive": ("per_channel", "per_voxel", "per_token", "per_channel", True),
+}
+
+
+@pytest.mark.parametrize("name", list(SCHEMES))
+def test_schemes_follow_the_table(name):
+    bits, kind = int(name[1]), name.split("_", 1)[1]
+    engine = ("per_tensor", "per_tensor", "per_tensor", "per_channel", name == "w8a8_engine")
+    conv, pointwise, linear, weight, symmetric = TABLE.get(kind, engine)
+    scheme = SCHEMES[name]
+    assert scheme.name == name
+    assert scheme.conv_input == QuantSpec(bits, conv, symmetric)
+    assert scheme.pointwise_input == QuantSpec(bits, pointwise, symmetric)
+    assert scheme.linear_input == QuantSpec(bits, linear, symmetric)
+    assert scheme.conv_weight == scheme.linear_weight == QuantSpec(bits, weight)
+
+
+def test_get_scheme_passes_schemes_through():
+    assert get_scheme("w8a8_engine") is SCHEMES["w8a8_engine"]
+    assert get_scheme(SCHEMES["w4a4_engine"]) is SCHEMES["w4a4_engine"]
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_get_scheme_says_that_float_is_none(name):
+    with pytest.raises(InputError, match=f"'{name}' can be evaluated but is no quantization scheme.*w8a8_per_tensor"):
+        get_scheme(name)
+
+
+@pytest.mark.parametrize("name", ["w8a8", "", None, 8])
+def test_get_scheme_lists_valid_names(name):
+    with pytest.raises(InputError, match=r"unknown scheme.*w8a8_per_tensor.*w4a4_engine"):
+        get_scheme(name)
+
+
+def test_scheme_refuses_granularity_that_a_tensor_cannot_have():
+    voxel, tensor = QuantSpec(8, "per_voxel"), QuantSpec(8, "per_tensor")
+    with pytest.raises(InputError, match=r"'mine'.*linear_input.*per_token, got 'per_voxel'"):
+        Scheme("mine", tensor, tensor, tensor, voxel, tensor)
+    with pytest.raises(InputError, match="conv_weight must be one of per_tensor, per_channel"):
+        Scheme("mine", tensor, voxel, tensor, tensor, tensor)
+
+
+def test_layer_spec_by_kind():
+    scheme = SCHEMES["w8a8_adaptive"]
+    assert scheme.layer_spec("pointwise").input.granularity == "per_voxel"
+    assert scheme.layer_spec("linear").weight is scheme.linear_weight
+    with pytest.raises(InputError, match="conv, pointwise, linear, got 'norm'"):
+        scheme.layer_spec("norm")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import find_layers, quantize
+from mqb_monai.quantization.swap import replace_modules, select_layers
+
+
+def test_find_layers_gives_each_module_once_with_all_names(nnunet):
+    layers = find_layers(nnunet)
+    assert len({id(layer.module) for layer in layers}) == len(layers)
+    first = next(layer for layer in layers if layer.name == "encoder.stages.0.0.convs.0.conv")
+    assert "decoder.encoder.stages.0.0.convs.0.all_modules.0" in first.names
+    expected = {id(m) for m in nnunet.modules() if isinstance(m, (nn.Conv3d, nn.ConvTranspose3d, nn.Linear))}
+    assert {id(layer.module) for layer in layers} == expected
+
+
+def test_find_layers_of_a_network_without_any_is_empty():
+    assert find_layers(nn.ReLU()) == []
+
+
+class Same(nn.Conv3d):
+    """A subclass that adds nothing to forward."""
+
+
+class Other(nn.Conv3d):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+class OtherInner(nn.Conv3d):
+    def _conv_forward(self, x, weight, bias):
+        return -super()._conv_forward(x, weight, bias)
+
+
+def legacy_weight_norm(module):
+    module.register_parameter("weight_v", nn.Parameter(module.weight.data))
+    del module._parameters["weight"]
+    module.weight = module.weight_v * 2  # as torch.nn.utils.weight_norm leaves it: a plain attribute
+    return module
+
+
+def embedded(layer):
+    layer.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Same(2, 2, 1), None),
+        (Other(2, 2, 1), "its class Other has its own forward"),
+        (OtherInner(2, 2, 1), "its class OtherInner has its own _conv_forward"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "its weight is computed"),
+        (legacy_weight_norm(nn.Linear(2, 2)), "its weight is computed"),
+        (nn.LazyLinear(2), "not initialized"),
+        (embedded(nn.Linear(2, 2)), "no plain floating-point tensor"),
+    ],
+)
+def test_layers_that_must_stay_float_are_named_with_the_reason(layer, reason):
+    (found,) = find_layers(nn.Sequential(nn.ReLU(), layer))
+    assert found.names == ("1",)
+    assert (found.obstacle or "") == "" if reason is None else reason in found.obstacle
+
+
+def test_subclass_without_forward_of_its_own_is_quantized():
+    network = nn.Sequential(Same(2, 2, 1), Other(2, 2, 1)).eval()
+    qnet = quantize(network, "w8a8_per_tensor", [torch.randn(1, 2, 3, 3, 3)])
+    assert type(qnet[0]).__name__ == "QuantizedConv3d"
+    assert type(qnet[1]) is Other
+    assert "own forward" in qnet.quantization_record.left_out["1"]
+
+
+def test_select_layers_by_any_alias(nnunet):
+    layers = find_layers(nnunet)
+    chosen, left_out = select_layers(layers, include=["decoder.encoder.*"])
+    assert all(layer.name.startswith("encoder.") for layer in chosen)
+    assert set(left_out.values()) == {"not in include"}
+    _, left_out = select_layers(layers, exclude="decoder.encoder.*.all_modules.0, *seg_layers*")
+    assert left_out["encoder.stages.0.0.convs.0.conv"] == "excluded by decoder.encoder.*.all_modules.0"
+    assert left_out["decoder.seg_layers.1"] == "excluded by *seg_layers*"
+
+
+def test_select_layers_names_all_patterns_that_match_nothing(network):
+    with pytest.raises(
+        InputError, match=r"no layer matches 'conv\.weight', 'norm'; layer names are such as 'conv', 'up'"
+    ):
+        select_layers(find_layers(network), ["conv", "conv.weight"], ["norm", "up"])
+
+
+def test_select_layers_without_quantizable_layer():
+    with pytest.raises(InputError, match=r"no quantizable layer .expected any of Conv1d"):
+        select_layers(find_layers(nn.BatchNorm3d(2)))
+    with pytest.raises(InputError, match="0: its class Other"):
+        select_layers(find_layers(nn.Sequential(Other(1, 1, 1))))
+
+
+def test_replace_modules_in_every_container_and_under_every_name():
+    shared, single = nn.Linear(2, 2), nn.Linear(2, 2)
+    network = nn.Module()
+    network.attribute = shared
+    network.sequence = nn.Sequential(nn.ReLU(), shared)
+    network.list = nn.ModuleList([shared, nn.ModuleDict({"key": shared, "other": single})])
+    new = nn.Identity()
+    assert replace_modules(network, {id(shared): new}) is network
+    assert network.attribute is network.sequence[1] is network.list[0] is network.list[1]["key"] is new
+    assert network.list[1]["other"] is single
+    assert replace_modules(single, {id(single): new}) is new

@@ -1,0 +1,83 @@
+"""Engines: a network, float or quantized, compiled for the machine that it runs on.
+
+Read in this order: :mod:`openvino` (the main path: refuse, convert, check, compile, keep on disk), :mod:`conversion`,
+:mod:`integer_support` (what integer kernels can compute, and whether this CPU does), :mod:`agreement` (engine against
+simulation, layer by layer), :mod:`placement` (what really runs as integers), :mod:`engine` (the callable),
+:mod:`engine_record` (``engine.json``).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from mqb_monai.errors import InputError
+
+__all__ = ["BACKENDS", "PRECISIONS", "backend_module", "compile_network"]
+
+# Name -> the module whose compile_network() builds it, or one sentence that says why there is none.
+BACKENDS = {
+    "torch": "mqb_monai.backends.torch_network",
+    "openvino": "mqb_monai.backends.openvino",
+    "onnx": "the onnx backend (QDQ ONNX) is not built yet",
+    "tensorrt": "the tensorrt backend is not built yet",
+}
+PRECISIONS = ("fp32", "bf16")
+
+
+def backend_module(backend: str) -> str:
+    """The module that builds engines of ``backend``.
+
+    Raises:
+        InputError: an unknown backend, or one that is not built yet; the names to choose from are listed.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if not BACKENDS[backend].startswith("mqb_monai."):
+        built = ", ".join(name for name, module in BACKENDS.items() if module.startswith("mqb_monai."))
+        raise InputError(f"{BACKENDS[backend]}; choose one of {built}.")
+    return BACKENDS[backend]
+
+
+def compile_network(
+    network: nn.Module,
+    backend: str,
+    example_input: torch.Tensor,
+    path: str | os.PathLike,
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> nn.Module:
+    """Turn a network into an engine of ``backend``, built once and kept in the folder ``path``.
+
+    Args:
+        network: a float network, or what :func:`mqb_monai.quantize` or :func:`mqb_monai.load_quantized` returned; it
+            stays as it is.
+        backend: a name of :data:`BACKENDS`.
+        example_input: ``(B, C, H, W, D)`` or ``(B, C, H, W)`` float32, a real patch where there is one: its shape is
+            compiled in, and the layers of an INT8 engine are checked on what it puts into them.
+        path: folder of the engine. One that fits (same network, shape, precision, engine version and CPU) is loaded,
+            any other is built anew. ``torch`` keeps nothing there.
+        precision: in what the float part computes, ``fp32`` or ``bf16``; quantized layers are INT8 in both.
+        threads: number of CPU threads; None lets the engine choose (all cores).
+
+    Returns:
+        a module without parameters, ``(B, C, ...) -> (B, C_out, ...)`` float32; its ``record`` says what runs as what.
+
+    Raises:
+        InputError: an unknown backend or precision, an engine that is not installed, a scheme that the engine cannot
+            compute, a CPU that computes it wrongly, an engine that disagrees with the simulation, a place that cannot
+            be written.
+    """
+    target = backend_module(backend)
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads must be a whole number from 1 on, or None for all cores; got {threads!r}")
+    if not isinstance(example_input, torch.Tensor) or example_input.dim() < 3 or example_input.numel() == 0:
+        came = tuple(example_input.shape) if isinstance(example_input, torch.Tensor) else type(example_input).__name__
+        raise InputError(f"example_input must be a tensor (B, C, H, W, D) or (B, C, H, W) with data in it; got {came}")
+    return import_module(target).compile_network(network, example_input, path, precision, threads)

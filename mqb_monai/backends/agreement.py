@@ -1,0 +1,159 @@
+"""Engine against simulation, layer by layer: both are fed the same input and must give the same output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mqb_monai.backends.conversion import TRANSPOSED, compile_model, convert
+from mqb_monai.backends.engine import plain_input
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import QuantizedLayer, quantized_layers
+
+REQUIRED_SHARE = 0.999
+_MAX_POSITIONS = 20**3
+_ROUNDING = 1e-3  # of a step: float32 sums of exactly one step come out a little above it
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """How well one layer of the engine agrees with its simulation on equal inputs.
+
+    Attributes:
+        layer: its first name.
+        elements: number of output elements compared.
+        share: of them, those within one step; one step of output channel c is ``input_scale * max|weight of c|``, what
+            one quantization step of one input element can change.
+        max_steps: the largest difference, in steps.
+    """
+
+    layer: str
+    elements: int
+    share: float
+    max_steps: float
+
+
+def check_layers(qnet: nn.Module, example_input: torch.Tensor) -> list[LayerAgreement]:
+    """Compare every quantized layer, run by OpenVINO on its own, with its simulation.
+
+    The inputs are those that ``example_input`` puts into the layers of the simulation: of the first sample a central
+    block of at most 20^3 positions (linear: the first 20^3 tokens). A constant block (an example of zeros) would show
+    nothing and is replaced by noise over the calibrated range. Floating point is FP32 here whatever the engine's
+    precision: what is checked is the integer arithmetic.
+
+    Args:
+        qnet: a network whose quantized layers have per-tensor input scales.
+        example_input: ``(B, C, H, W, D)`` float32.
+
+    Returns:
+        one entry per layer; a layer under several names once, layers that do not run left out.
+    """
+    inputs = _capture_inputs(qnet, example_input)
+    layers = [layer for name, layer in quantized_layers(qnet).items() if name in inputs]
+    names = [name for name in quantized_layers(qnet) if name in inputs]
+    outputs = run_layers(layers, [inputs[name] for name in names])
+    with torch.no_grad():
+        return [_compare(*each, inputs[each[0]]) for each in zip(names, layers, outputs, strict=True)]
+
+
+def refuse_disagreement(agreements: Sequence[LayerAgreement]) -> None:
+    """Refuse an engine of which a layer computes something else than its simulation.
+
+    Raises:
+        InputError: naming the worst layer and its share.
+    """
+    worst = worst_layer(agreements)
+    if worst is not None and worst.share < REQUIRED_SHARE:
+        failed = sum(agreement.share < REQUIRED_SHARE for agreement in agreements)
+        raise InputError(
+            f"the OpenVINO engine is refused: layer {worst.layer!r} agrees with its simulation within one step on "
+            f"{worst.share:.2%} of {worst.elements} elements (required: {REQUIRED_SHARE:.1%}; up to "
+            f"{worst.max_steps:.1f} steps apart; {failed} of {len(agreements)} layers fail). Leave such layers float "
+            "(quantize with exclude=...), or take backend 'torch'."
+        )
+
+
+def worst_layer(agreements: Sequence[LayerAgreement]) -> LayerAgreement | None:
+    """The layer with the least share, of equals the one that is most steps off; None of none."""
+    return min(agreements, key=lambda agreement: (agreement.share, -agreement.max_steps), default=None)
+
+
+class _SideBySide(nn.Module):
+    """Layers that have nothing to do with each other in one model: one conversion instead of one for each."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def run_layers(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Run layers in OpenVINO, each on its own input, in FP32 or INT8; the outputs in their order."""
+    if not layers:
+        return []
+    compiled = compile_model(convert(_SideBySide(layers), tuple(inputs)))
+    results = compiled.create_infer_request().infer([plain_input(x).numpy() for x in inputs])
+    return [torch.from_numpy(results[index].copy()) for index in range(len(layers))]
+
+
+def _compare(name: str, layer: QuantizedLayer, output: torch.Tensor, x: torch.Tensor) -> LayerAgreement:
+    steps = (output - layer(x)).abs() / _step(layer, output)
+    within = (steps <= 1 + _ROUNDING).float().mean()  # a NaN is not within
+    return LayerAgreement(name, steps.numel(), within.item(), steps.nan_to_num(nan=torch.inf).max().item())
+
+
+def _step(layer: QuantizedLayer, output: torch.Tensor) -> torch.Tensor:
+    """``input_scale * max|weight|`` of every output channel, along the channel axis of ``output``."""
+    weight = layer.weight.detach()
+    if isinstance(layer, TRANSPOSED):  # (C_in, C_out / groups, k, k, k), the input channels grouped
+        grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
+        greatest = grouped.abs().flatten(3).amax(dim=(1, 3)).flatten()
+    else:
+        greatest = weight.abs().flatten(1).amax(1)
+    step = layer.input_scale * torch.where(greatest > 0, greatest, layer.weight_scale)
+    return step if isinstance(layer, nn.Linear) else step.view(-1, *[1] * len(layer.kernel_size))
+
+
+def _capture_inputs(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, torch.Tensor]:
+    captured: dict[str, torch.Tensor] = {}
+
+    def keep(name: str):
+        def hook(module, args, kwargs):
+            if name not in captured:
+                captured[name] = _block(module, plain_input(args[0] if args else next(iter(kwargs.values()))))
+
+        return hook
+
+    training = [module for module in qnet.modules() if module.training]
+    handles = [m.register_forward_pre_hook(keep(n), with_kwargs=True) for n, m in quantized_layers(qnet).items()]
+    try:
+        with torch.no_grad():
+            qnet.eval()(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
+    return captured
+
+
+def _block(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
+    """A part of ``x`` that is big enough for every kernel; noise over the calibrated range where it is constant."""
+    if isinstance(layer, nn.Linear):
+        block = x.reshape(-1, x.shape[-1])[:_MAX_POSITIONS]
+    else:
+        axes = len(layer.kernel_size)
+        block = x[:1] if x.dim() == axes + 2 else x
+        for axis, kernel, dilation in zip(range(-axes, 0), layer.kernel_size, layer.dilation, strict=True):
+            length = min(x.shape[axis], max(round(_MAX_POSITIONS ** (1 / axes)), dilation * (kernel - 1) + 1))
+            block = block.narrow(axis, (x.shape[axis] - length) // 2, length)
+    if bool((block == block.flatten()[0]).all()):
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(block.shape, generator=generator) * 2 - 1
+        return noise * layer.spec.input.qmax * layer.input_scale.cpu()
+    return block.clone()

@@ -1,0 +1,85 @@
+"""``engine.json``: what an engine is, what it was built for, and what runs as integers in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from mqb_monai.errors import InputError
+
+FILES = ("model.xml", "model.bin", "engine.json")
+FORMAT_VERSION = 1
+# An engine fits where all of these are equal; the thread count is set anew at every load.
+IDENTITY = ("format_version", "backend", "content_sha256", "precision", "input_shape", "engine_version", "cpu")
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """One engine.
+
+    Attributes:
+        backend: ``openvino``.
+        scheme: of the quantized network; ``fp32`` or ``bf16`` for a float one.
+        precision: in what the float part computes.
+        input_shape: compiled in, ``[B, C, H, W, D]``.
+        content_sha256: of everything that was compiled: weights, scales and the layers' settings.
+        weights_sha256: of the FP32 weights that the network came from.
+        engine_version: of OpenVINO.
+        cpu: name and capabilities, as OpenVINO gives them.
+        placement: convolution or linear layer to the precision it runs in (``i8``, ``u8``, ``f32``, ``bf16``), of the
+            runtime graph; of a layer that runs several times, all that occur.
+        float_layers: quantized layers that do not run as integers here.
+        layer_check: ``layers``, ``required_share``, ``worst_layer``, ``worst_share``, ``max_steps``; empty for a float
+            network.
+        versions: of the software.
+    """
+
+    backend: str
+    scheme: str
+    precision: str
+    input_shape: list[int]
+    content_sha256: str
+    weights_sha256: str
+    engine_version: str
+    cpu: str
+    format_version: int = FORMAT_VERSION
+    placement: dict[str, str] = field(default_factory=dict)
+    float_layers: list[str] = field(default_factory=list)
+    layer_check: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=dict)
+
+
+def write_record(folder: Path, record: EngineRecord) -> None:
+    """Write ``engine.json`` into ``folder``."""
+    (folder / "engine.json").write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> EngineRecord | None:
+    """The record in ``folder``; None where there is none or a damaged one."""
+    try:
+        content = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        return EngineRecord(**{key: content[key] for key in content if key in {f.name for f in fields(EngineRecord)}})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def differences(found: EngineRecord, wanted: EngineRecord) -> list[str]:
+    """Names of what keeps the engine ``found`` from being the one that is ``wanted``; empty where it fits."""
+    return [name for name in IDENTITY if getattr(found, name) != getattr(wanted, name)]
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Refuse to build where anything but an engine lies: building replaces the whole folder.
+
+    Raises:
+        InputError: naming what is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"an engine is a folder, but {folder} is a file; give another path")
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in FILES) if folder.is_dir() else []
+    if foreign:
+        raise InputError(
+            f"{folder} holds other files than an engine's ({', '.join(foreign[:3])}), which building would remove; "
+            "give a folder of its own, such as models/engines/w8a8_engine-openvino"
+        )

@@ -1,0 +1,1 @@
+"""Benchmarks: what a bundle costs on this machine."""

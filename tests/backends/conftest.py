@@ -1,0 +1,56 @@
+"""A small network with every kind of quantized layer, and what is made of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.quantization import quantize
+
+SHAPE = (2, 1, 12, 8, 8)
+
+
+class SmallNet(nn.Module):
+    """Conv3d, strided Conv3d, ConvTranspose3d (kernel = stride = 2), concatenation, Linear; one module, two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv3d(1, 8, 3, padding=1), nn.InstanceNorm3d(8, affine=True))
+        self.down = nn.Conv3d(8, 16, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose3d(16, 8, 2, 2)
+        self.alias = self.up
+        self.merge = nn.Conv3d(16, 8, 3, padding=1, bias=False)
+        self.token = nn.Linear(8, 8)
+        self.head = nn.Conv3d(8, 3, 1)
+        self.act = nn.LeakyReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.first(x))
+        y = self.alias(self.act(self.down(x)))
+        y = self.act(self.merge(torch.cat([x, y], dim=1)))
+        return self.head(self.token(y.movedim(1, -1)).movedim(-1, 1))
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return SmallNet().eval()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def qnet(network, x) -> nn.Module:
+    return quantize(network, "w8a8_engine", [x])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

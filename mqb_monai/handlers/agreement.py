@@ -1,0 +1,111 @@
+"""Engine against simulation on the same cases, inside the image: the figures of an honest deployment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import decollate_batch
+from monai.engines import IterationEvents
+from torch import nn
+
+from mqb_monai.handlers.engine import FLOAT_SCHEMES, simulated_network
+from mqb_monai.handlers.scores import label_map
+from mqb_monai.metrics import dice, mean_score
+
+
+class AgreementHandler:
+    """Run the simulation and the FP32 network beside a compiled engine and compare the three.
+
+    The sliding window has cropped its own padding when the logits arrive, so that only voxels of the image count.
+    ``engine.state.agreement_seconds`` grows by what the comparison takes, so that the records can leave it out. At the
+    end ``engine.state.agreement`` holds
+
+    - ``same_label``: share of voxels to which engine and simulation give the same class,
+    - ``same_label_fp32``: the same share between FP32 network and simulation, for scale,
+    - ``logit_rms`` and ``logit_rms_fp32``: root mean square of the logit difference engine - simulation, and
+      simulation - FP32,
+    - ``dice_difference``: mean DSC of the engine minus that of the simulation, on the same cases.
+
+    Nothing is compared on the torch backend or for a scheme without quantization: the handler then does nothing.
+
+    Args:
+        network: the FP32 network.
+        scheme, backend, quantized_dir: as :class:`mqb_monai.handlers.engine.EngineHandler`.
+        postprocessing: what turns logits into a label map on the label's grid (the evaluator's own).
+        num_classes: classes with the background.
+        enabled: False saves the two additional passes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scheme: str,
+        backend: str,
+        quantized_dir: str | Path,
+        postprocessing: Callable[[dict], dict],
+        num_classes: int,
+        enabled: bool = True,
+    ) -> None:
+        self.network = network
+        self.scheme = scheme
+        self.quantized_dir = quantized_dir
+        self.postprocessing = postprocessing
+        self.num_classes = num_classes
+        self.enabled = enabled and backend != "torch" and scheme not in FLOAT_SCHEMES
+        self._sums: dict[str, float] = {}
+        self._scores: list[torch.Tensor] = []
+        self._simulated: nn.Module | None = None
+
+    def attach(self, engine: Engine) -> None:
+        if self.enabled:
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compare)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._summarize)
+
+    def _start(self, engine: Engine) -> None:
+        self._simulated = simulated_network(self.network, self.scheme, self.quantized_dir).eval()
+        self._sums = dict.fromkeys(("voxels", "same", "same_fp32", "logits", "squares", "squares_fp32"), 0.0)
+        self._scores = []
+        engine.state.agreement_seconds = 0.0
+
+    def _compare(self, engine: Engine) -> None:
+        started = time.monotonic()
+        output = engine.state.output
+        with torch.no_grad():
+            simulated = engine.inferer(output["image"], self._simulated)
+            reference = engine.inferer(output["image"], self.network.eval())
+        sums = difference_sums(*(torch.as_tensor(logits).cpu() for logits in (output["pred"], simulated, reference)))
+        self._sums = {name: self._sums[name] + value for name, value in sums.items()}
+        for item in decollate_batch({**output, "pred": simulated}):
+            scored = self.postprocessing(item)
+            self._scores.append(dice(label_map(scored["pred"]), label_map(scored["label"]), self.num_classes))
+        engine.state.agreement_seconds += time.monotonic() - started
+
+    def _summarize(self, engine: Engine) -> None:
+        sums = self._sums
+        engine_dice = mean_score(torch.stack(engine.state.scores["dice"]))
+        engine.state.agreement = {
+            "same_label": sums["same"] / sums["voxels"],
+            "same_label_fp32": sums["same_fp32"] / sums["voxels"],
+            "logit_rms": (sums["squares"] / sums["logits"]) ** 0.5,
+            "logit_rms_fp32": (sums["squares_fp32"] / sums["logits"]) ** 0.5,
+            "dice_difference": engine_dice - mean_score(torch.stack(self._scores)),
+        }
+
+
+def difference_sums(engine: torch.Tensor, simulated: torch.Tensor, reference: torch.Tensor) -> dict[str, Any]:
+    """Return the sums behind the agreement figures of logits ``(B, C, H, W, D)``."""
+    labels = [logits.argmax(1) for logits in (engine, simulated, reference)]
+    return {
+        "voxels": float(labels[0].numel()),
+        "same": float((labels[0] == labels[1]).sum()),
+        "same_fp32": float((labels[2] == labels[1]).sum()),
+        "logits": float(engine.numel()),
+        "squares": float((engine - simulated).double().square().sum()),
+        "squares_fp32": float((simulated - reference).double().square().sum()),
+    }

@@ -1,0 +1,131 @@
+"""Swapping what an evaluator runs: the FP32 network, its simulation under a scheme, or a compiled engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from mqb_monai.backends import backend_module, compile_network
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import get_scheme, load_quantized, weights_sha256
+
+logger = logging.getLogger(__name__)
+FLOAT_SCHEMES = ("fp32", "bf16")
+
+
+class Bfloat16(nn.Module):
+    """A network run in bfloat16 by autocast; takes and returns float32 ``(B, C, H, W, D)``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return self.network(x).float()
+
+
+def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path) -> nn.Module:
+    """Return ``network`` as torch runs it under ``scheme``: itself, in bfloat16, or fake-quantized.
+
+    Args:
+        network: the FP32 network with its weights loaded.
+        scheme: ``fp32``, ``bf16`` or a quantization scheme.
+        quantized_dir: holds ``<scheme>.pt``.
+
+    Raises:
+        InputError: an unknown scheme; a checkpoint that is absent (with the command that makes it) or does not fit.
+    """
+    if scheme == "fp32":
+        return network
+    if scheme == "bf16":
+        return Bfloat16(network)
+    name = get_scheme(scheme).name
+    path = Path(quantized_dir) / f"{name}.pt"
+    if not path.is_file():
+        raise InputError(
+            f"scheme '{name}' has no checkpoint at {path}. Make it first: python -m monai.bundle run quantize "
+            f"--config_file configs/quantize.json --scheme {name} --dataset_dir DIR"
+        )
+    return load_quantized(network, path)
+
+
+def build_network(
+    network: nn.Module,
+    scheme: str,
+    backend: str,
+    quantized_dir: str | Path,
+    engines_dir: str | Path,
+    input_shape: Sequence[int],
+    threads: int = 0,
+    example_input: torch.Tensor | None = None,
+) -> nn.Module:
+    """Return what runs ``network`` under ``scheme`` on ``backend``: a module for torch, else a compiled engine.
+
+    Args:
+        network: the FP32 network with its weights loaded.
+        scheme: ``fp32``, ``bf16`` or a quantization scheme.
+        backend: ``torch``, ``openvino``, ``onnx`` or ``tensorrt``.
+        quantized_dir: holds ``<scheme>.pt``.
+        engines_dir: the engine is cached in ``<scheme>-<backend>/`` here.
+        input_shape: ``(B, C, H, W, D)`` of one call of the engine.
+        threads: of the engine; 0 leaves the choice to it.
+        example_input: what the engine's layers are compared with the simulation on; noise where None.
+
+    Raises:
+        InputError: as :func:`simulated_network`; an unknown backend; a scheme that the backend cannot run.
+    """
+    backend_module(backend)
+    if scheme in FLOAT_SCHEMES and backend != "torch":
+        simulated, precision = network, scheme
+    else:
+        simulated, precision = simulated_network(network, scheme, quantized_dir), "fp32"
+    if backend == "torch":
+        return simulated
+    if example_input is None:
+        example_input = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
+    folder = Path(engines_dir) / f"{scheme}-{backend}"
+    return compile_network(simulated, backend, example_input, folder, precision=precision, threads=threads or None)
+
+
+class EngineHandler:
+    """Give the evaluator another network when it starts: the one of ``scheme`` on ``backend``.
+
+    Args:
+        network: the FP32 network; the evaluator runs it unless scheme and backend say otherwise.
+        scheme, backend, quantized_dir, engines_dir, input_shape, threads: as :func:`build_network`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scheme: str,
+        backend: str,
+        quantized_dir: str,
+        engines_dir: str,
+        input_shape: Sequence[int],
+        threads: int = 0,
+    ) -> None:
+        self.network = network
+        self.arguments: dict[str, Any] = {
+            "scheme": scheme,
+            "backend": backend,
+            "quantized_dir": quantized_dir,
+            "engines_dir": engines_dir,
+            "input_shape": input_shape,
+            "threads": threads,
+        }
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        engine.state.weights_sha256 = weights_sha256(self.network.state_dict())
+        engine.network = build_network(self.network, **self.arguments)
+        logger.info("running scheme %s on backend %s", self.arguments["scheme"], self.arguments["backend"])

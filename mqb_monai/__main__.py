@@ -1,0 +1,5 @@
+"""``python -m mqb_monai``."""
+
+from mqb_monai.cli import main
+
+main()

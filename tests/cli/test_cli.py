@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mqb_monai import cli
+from mqb_monai.cli import as_list, main
+from mqb_monai.handlers import bundle_quantization
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Record what the command passes on, in the place of quantizing."""
+    seen = []
+
+    def quantize_bundle(bundle, scheme, **options):
+        seen.append({"bundle": bundle, "scheme": scheme, **options})
+        record = SimpleNamespace(layers={"a": {}, "b": {}}, left_out={"c": "excluded by c"}, not_calibrated=["d"])
+        return bundle_quantization.QuantizedBundle(Path("out") / f"{scheme}.pt", record, 3)
+
+    monkeypatch.setattr(bundle_quantization, "quantize_bundle", quantize_bundle)
+    return seen
+
+
+def fails(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    assert caught.value.code == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_main_without_arguments_lists_every_command(capsys):
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[2:20].strip() for line in lines[1:]] == ["data phantom", "data hippocampus", "quantize"]
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+def test_main_lists_commands_without_loading_torch():
+    heavy = "{'torch', 'monai', 'numpy'}"
+    code = f"import sys; from mqb_monai.cli import main; main([]); assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_module_runs_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "mqb_monai", "data", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "error: unknown command 'nonsense': expected phantom or hippocampus.\n"
+
+
+def test_quantize_passes_on_every_option_as_text(calls, capsys):
+    words = "--bundle 12 --images [ab]*.nii.gz --weights a#b.pt --exclude first.*,last --scheme w4a4_engine --out=3"
+    main(["quantize", *words.split()])
+    expected = {"bundle": "12", "scheme": "w4a4_engine", "images": ("[ab]*.nii.gz",), "datalist": None}
+    assert calls == [{**expected, "weights": "a#b.pt", "exclude": ("first.*", "last"), "out": "3"}]
+
+
+def test_quantize_says_what_it_wrote_and_how_to_go_on(calls, capsys):
+    main(["quantize", "--bundle", "b", "--datalist", "list.json"])
+    out = capsys.readouterr().out
+    assert "wrote out/w8a8_engine.pt and its record w8a8_engine.json" in out
+    assert "2 layers quantized on 3 case(s), 2 left in floating point" in out
+    assert "c: excluded by c" in out and "d: no calibration data reached it" in out
+    assert 'load_quantized(network, r"out/w8a8_engine.pt")' in out
+    assert calls[0]["datalist"] == "list.json" and calls[0]["images"] == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("quantize --bundle b --schem w8a8_engine", "--schem is no option of quantize: did you mean --scheme?"),
+        ("quantize --bundle b --images a.nii b.nii", "quantize: unexpected 'b.nii'. Quote a pattern"),
+        ("quantize --bundle b --images", "--images needs a value"),
+        ("quantize --bundle --images a.nii", "--bundle needs a value"),
+        ("quantise", "unknown command 'quantise': expected data or quantize"),
+        ("data phantom --out d --count 4", "--count is no option of data phantom"),
+    ],
+)
+def test_main_refuses_bad_words_before_it_runs_anything(words, message, calls, capsys):
+    assert message in fails(capsys, *words.split())
+    assert calls == []
+
+
+def test_main_names_a_bundle_that_is_not_there(tmp_path, capsys):
+    message = fails(capsys, "quantize", "--bundle", str(tmp_path / "absent"), "--images", "*.nii")
+    assert f"no bundle at {tmp_path / 'absent'}" in message
+
+
+def test_main_names_an_unknown_scheme(tmp_path, capsys):
+    message = fails(capsys, "quantize", "--bundle", str(tmp_path), "--images", "*.nii", "--scheme", "w3a3")
+    assert "unknown scheme 'w3a3'" in message and "w8a8_engine" in message
+
+
+def test_data_phantom_writes_a_data_set(tmp_path, capsys, monkeypatch):
+    main(["data", "phantom", "--out", str(tmp_path / "d"), "--num", "4", "--seed", "1"])
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'd' / 'dataset.json'}\n"
+    assert len(list((tmp_path / "d" / "images").iterdir())) == 4
+
+
+def test_data_phantom_refuses_a_number_that_makes_no_data_set(tmp_path, capsys):
+    assert "num must be" in fails(capsys, "data", "phantom", "--out", str(tmp_path / "d"), "--num", "many")
+    assert not (tmp_path / "d").exists()
+
+
+def test_data_hippocampus_names_a_source_of_another_layout(tmp_path, capsys):
+    fails(capsys, "data", "hippocampus", "--out", str(tmp_path / "d"), "--source", str(tmp_path))
+    assert not (tmp_path / "d").exists()
+
+
+def test_main_says_that_an_interruption_left_nothing(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.fire, "Fire", lambda *_, **__: interrupted())
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", "--bundle", "b"])
+    assert caught.value.code == 130 and "nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["a,b", ("a", "b"), ["a, b"]])
+def test_as_list_accepts_what_fire_makes_of_a_list(value):
+    assert as_list(value) == ("a", "b")

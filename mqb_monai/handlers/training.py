@@ -101,7 +101,7 @@ class CurveHandler:
         self._started = time.monotonic()
 
     def _remember(self, engine: Engine) -> None:
-        self._losses.append(float(engine.state.output["loss"]))
+        self._losses.append(float(torch.as_tensor(engine.state.output["loss"]).detach()))
 
     def _write(self, engine: Engine) -> None:
         scores, self.evaluator.state.metrics = self.evaluator.state.metrics, {}

@@ -74,7 +74,7 @@ def test_curve_handler_writes_one_row_per_epoch(network, tmp_path):
     evaluator = Engine(lambda engine, batch: None)
     evaluator.state.metrics = {}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.125)
-    trainer = Engine(lambda engine, batch: {"loss": torch.tensor(batch)})
+    trainer = Engine(lambda engine, batch: {"loss": torch.tensor(batch, requires_grad=True)})
 
     def validate(engine):
         if engine.state.epoch == 2:

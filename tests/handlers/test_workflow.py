@@ -22,10 +22,11 @@ def run_words(configs, *words, files=("main.json",)):
 
 
 @pytest.mark.parametrize(
-    ("words", "near"), [(["--schem", "w8a8_engine"], "--scheme"), (["--dataset-dri=/data"], "--dataset_dir")]
+    ("words", "key", "near"),
+    [(["--schem", "w8a8_engine"], "--schem", "--scheme"), (["--dataset-dri=/a"], "--dataset_dri", "--dataset_dir")],
 )
-def test_check_overrides_names_the_nearest_key(configs, words, near):
-    with pytest.raises(SystemExit, match=rf"error: {words[0].split('=')[0].replace('-dri', '_dri')} is no key") as caught:
+def test_check_overrides_names_the_nearest_key(configs, words, key, near):
+    with pytest.raises(SystemExit, match=f"error: {key} is no key") as caught:
         workflow.check_overrides(run_words(configs, *words))
     assert f"Did you mean {near}" in str(caught.value) and "main.json" in str(caught.value)
 
@@ -62,7 +63,7 @@ def test_check_overrides_reads_a_list_of_config_files(configs, form):
     files = form.format(configs / "main.json", configs / "more.json")
     words = ["run", "--config_file", files]
     workflow.check_overrides([*words, "--device", "cuda", "--train#sampler#shuffle", "false"])
-    with pytest.raises(SystemExit, match="--devise is no key of .* Did you mean --device"):
+    with pytest.raises(SystemExit, match=r"--devise is no key of .* Did you mean --device"):
         workflow.check_overrides([*words, "--devise", "cuda"])
 
 
@@ -80,7 +81,9 @@ def test_check_overrides_reads_the_args_file(configs, as_list):
         workflow.check_overrides(words)
 
 
-@pytest.mark.parametrize("words", [[], ["-m", "pytest", "--schem"], ["run", "--schem", "x"], ["ckpt_export", "--a", "b"]])
+@pytest.mark.parametrize(
+    "words", [[], ["-m", "pytest", "--schem"], ["run", "--schem", "x"], ["ckpt_export", "--a", "b"]]
+)
 def test_check_overrides_leaves_other_programs_alone(words, monkeypatch):
     workflow.check_overrides(words)
     monkeypatch.setattr("sys.argv", ["program", *words])
@@ -147,7 +150,9 @@ def test_check_choice_lists_the_schemes():
 
 @pytest.mark.parametrize("backend", ["onnx", "tensorrt"])
 def test_check_choice_says_which_backends_are_not_built_yet(backend):
-    with pytest.raises(SystemExit, match=rf"error: the {backend} backend.* is not built yet; choose one of torch, openv"):
+    with pytest.raises(
+        SystemExit, match=rf"error: the {backend} backend.* is not built yet; choose one of torch, openv"
+    ):
         workflow.check_choice("fp32", backend)
 
 

@@ -59,7 +59,7 @@ def draw(image: np.ndarray, maps: dict[str, np.ndarray], num_classes: int, path:
     plt.close(figure)
 
 
-def main(bundle: str, dataset_dir: str, out: str, case: int = 0, axis: int = 1) -> None:
+def main(bundle: str, dataset_dir: str, out: str, case: int = 0, axis: int = 0) -> None:
     """Draw case number ``case`` of the test list, cut across ``axis`` (0, 1 or 2), into ``out``."""
     parser = ConfigParser()
     parser.read_config(f"{bundle}/configs/evaluate.json")

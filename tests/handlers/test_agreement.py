@@ -15,6 +15,7 @@ from mqb_monai.handlers.scores import DiceHandler
 
 # The logit of class 1 in four voxels; that of class 0 is 0.
 ENGINE, SIMULATED, FP32 = [1.0, -1.0, -1.0, 1.0], [1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, -1.0, -2.0]
+REORDERED = [1.0, 1.0, -1.0, 0.5]
 LABEL = [1, 1, 0, 0]
 
 
@@ -56,6 +57,7 @@ def make_engine():
 def simulated(monkeypatch):
     network = Constant(SIMULATED)
     monkeypatch.setattr(agreement, "simulated_network", lambda *args: network)
+    monkeypatch.setattr(agreement, "channels_last", lambda network: Constant(REORDERED))
     return network
 
 
@@ -73,6 +75,7 @@ def test_agreement_handler_figures_by_hand(simulated):
         "same_label_fp32": 2 / 4,
         "logit_rms": math.sqrt(2**2 / 8),
         "logit_rms_fp32": math.sqrt((2**2 + 3**2) / 8),
+        "logit_rms_floor": math.sqrt(0.5**2 / 8),
         "dice_difference": 0.5 - 0.8,
     }
     assert found.keys() == expected.keys()
@@ -80,9 +83,18 @@ def test_agreement_handler_figures_by_hand(simulated):
 
 
 def test_difference_sums_add_up_over_the_whole_batch():
-    batch = [torch.cat([logits(values)] * 3) for values in (ENGINE, SIMULATED, FP32)]
-    once = difference_sums(logits(ENGINE), logits(SIMULATED), logits(FP32))
+    batch = [torch.cat([logits(values)] * 3) for values in (ENGINE, SIMULATED, REORDERED, FP32)]
+    once = difference_sums(*(logits(values) for values in (ENGINE, SIMULATED, REORDERED, FP32)))
     assert difference_sums(*batch) == {name: 3 * value for name, value in once.items()}
+
+
+def test_channels_last_changes_the_layout_and_no_value():
+    network = nn.Sequential(nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Linear(2, 2))
+    copied = agreement.channels_last(network)
+    assert copied[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert copied[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), copied.parameters(), strict=True))
+    assert network[0].weight.is_contiguous()
 
 
 @pytest.mark.parametrize(

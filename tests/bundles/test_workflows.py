@@ -151,6 +151,7 @@ def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys):
     assert sorted(summary["agreement"]) == [
         "dice_difference",
         "logit_rms",
+        "logit_rms_floor",
         "logit_rms_fp32",
         "same_label",
         "same_label_fp32",

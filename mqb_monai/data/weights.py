@@ -65,15 +65,23 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a broken file makes torch.load raise whatever its bytes lead to
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise InputError(
+                f"{path} is no tensor file: it holds pickled objects, which are never unpickled here. "
+                "Save the state dict alone (torch.save(network.state_dict(), path)) where you trust the file."
+            ) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} is no tensor file: it holds pickled objects, which are never unpickled here. "
-            "Save the state dict alone (torch.save(network.state_dict(), path)) where you trust the file."
+            f"{path} cannot be read as weights (truncated, a failed download, or not written by torch.save): {reason}. "
+            "Copy or download it again."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as weights (truncated or not written by torch.save): {error}. Copy it again."
-        ) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Tell by the first byte of a bare pickle, or by the zip that ``torch.save`` writes."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _is_torchscript(path: Path) -> bool:

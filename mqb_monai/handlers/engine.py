@@ -49,9 +49,11 @@ def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path
     name = get_scheme(scheme).name
     path = Path(quantized_dir) / f"{name}.pt"
     if not path.is_file():
+        bundle = Path(quantized_dir).parent.parent
+        root = "" if bundle == Path() else f" --bundle_root {bundle}"
         raise InputError(
             f"scheme '{name}' has no checkpoint at {path}. Make it first: python -m monai.bundle run quantize "
-            f"--config_file configs/quantize.json --scheme {name} --dataset_dir DIR"
+            f"--config_file {bundle / 'configs' / 'quantize.json'}{root} --scheme {name} --dataset_dir DIR"
         )
     return load_quantized(network, path)
 

@@ -62,8 +62,12 @@ def export_engine(
     """
     if backend == "torch":
         raise InputError("backend 'torch' runs the network as it is: there is no engine to export. Take openvino.")
-    example = calibration_patch(dataset_dir, preprocessing, input_shape) if dataset_dir else None
-    build_network(network, scheme, backend, quantized_dir, engines_dir, input_shape, threads, example)
     folder = Path(engines_dir) / f"{scheme}-{backend}"
+    example = None
+    if dataset_dir:
+        example = calibration_patch(dataset_dir, preprocessing, input_shape)
+        # Without its record a cached engine is built anew, and so its layers are compared on this patch.
+        (folder / "engine.json").unlink(missing_ok=True)
+    build_network(network, scheme, backend, quantized_dir, engines_dir, input_shape, threads, example)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"engine: {folder} ({size / MIB:.2f} MiB); its record is {folder / 'engine.json'}")

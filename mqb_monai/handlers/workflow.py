@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from mqb_monai.data import datalist, weights
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.engine import FLOAT_SCHEMES
 
+FLAG = re.compile(r"--?[A-Za-z_]")
 RUN_OPTIONS = frozenset(
     ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 )
@@ -109,14 +111,17 @@ def check_overrides(arguments: list[str] | None = None) -> None:
 
 
 def command_line_keys(words: list[str]) -> dict[str, str]:
-    """Return option to value of ``--key value`` and ``--key=value`` words; a bare ``--key`` has the value ``""``."""
+    """Return option to value of ``--key value`` and ``--key=value`` words; a bare ``--key`` has the value ``""``.
+
+    fire takes one dash as well as two; ``-1`` is a value.
+    """
     given: dict[str, str] = {}
     for position, word in enumerate(words):
-        if not word.startswith("--"):
+        if not FLAG.match(word):
             continue
-        key, equals, value = word[2:].partition("=")
+        key, equals, value = word.lstrip("-").partition("=")
         following = words[position + 1] if position + 1 < len(words) else ""
-        given[key.replace("-", "_")] = value if equals else ("" if following.startswith("--") else following)
+        given[key.replace("-", "_")] = value if equals else ("" if FLAG.match(following) else following)
     return given
 
 

@@ -76,6 +76,7 @@ def write_evaluation(folder: str | os.PathLike, summary: EvaluationSummary, scor
     """
     folder = Path(folder)
     with atomic_path(folder / "cases.csv") as temporary:
+        (folder / "summary.json").unlink(missing_ok=True)  # an old one must not stand beside new cases
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(CaseScore.__dataclass_fields__))
             writer.writeheader()

@@ -150,3 +150,13 @@ def test_read_state_dict_refuses_what_is_no_mapping_of_tensors(tmp_path, content
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"does not hold a state dict: expected a mapping of names to tensors"):
         read_state_dict(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello world", b"404: Not Found", b"<html></html>", b"version https://git-lfs"]
+)
+def test_read_checkpoint_calls_a_failed_download_by_its_name(tmp_path, content):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.pt cannot be read as weights \(truncated, a failed download"):
+        read_state_dict(path)

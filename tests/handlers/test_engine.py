@@ -47,12 +47,18 @@ def test_build_network_simulates_the_checkpoint(network, x, quantized_dir, tmp_p
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_build_network_names_the_command_that_makes_a_checkpoint(network, tmp_path, backend):
     with pytest.raises(InputError) as caught:
-        build_network(network, "w4a4_adaptive", backend, tmp_path, tmp_path, SHAPE)
+        build_network(network, "w4a4_adaptive", backend, tmp_path / "models" / "quantized", tmp_path, SHAPE)
     assert "scheme 'w4a4_adaptive' has no checkpoint at" in str(caught.value)
     assert (
-        "python -m monai.bundle run quantize --config_file configs/quantize.json --scheme w4a4_adaptive --dataset_dir"
-        in str(caught.value)
+        f"python -m monai.bundle run quantize --config_file {tmp_path / 'configs' / 'quantize.json'} "
+        f"--bundle_root {tmp_path} --scheme w4a4_adaptive --dataset_dir" in str(caught.value)
     )
+
+
+def test_simulated_network_gives_the_short_command_inside_the_bundle(network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"run quantize --config_file configs/quantize.json --scheme w4a4_adaptive "):
+        simulated_network(network, "w4a4_adaptive", "./models/quantized")
 
 
 def test_simulated_network_refuses_the_checkpoint_of_other_weights(network, quantized_dir):

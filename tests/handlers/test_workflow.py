@@ -165,3 +165,9 @@ def test_check_choice_lists_the_backends():
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_check_choice_accepts_the_valid_ones(scheme, backend):
     workflow.check_choice(scheme, backend)
+
+
+def test_check_overrides_sees_one_dash_as_fire_does(configs):
+    with pytest.raises(SystemExit, match="error: --schem is no key"):
+        workflow.check_overrides(run_words(configs, "-schem", "w4a4_adaptive"))
+    workflow.check_overrides(run_words(configs, "--scheme", "-1"))  # a value, not a key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from monai.data.utils import affine_to_spacing
 from mqb_monai.metrics import dice, mean_score, surface_dice
 
 
-class ScoreHandler:
+class ScoreHandler(ABC):
     """Score each prediction against its label, case by case.
 
     After every iteration ``engine.state.output`` must be MONAI's decollated list of dictionaries, whose ``pred`` and
@@ -33,9 +34,9 @@ class ScoreHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._score_batch)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._summarize)
 
+    @abstractmethod
     def score(self, pred: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Return the scores ``(num_classes - 1,)`` of label maps ``(1, H, W, D)``."""
-        raise NotImplementedError
 
     def _start(self, engine: Engine) -> None:
         if not hasattr(engine.state, "scores"):

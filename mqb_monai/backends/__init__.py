@@ -50,6 +50,7 @@ def compile_network(
     *,
     precision: str = "fp32",
     threads: int | None = None,
+    rebuild: bool = False,
 ) -> nn.Module:
     """Turn a network into an engine of ``backend``, built once and kept in the folder ``path``.
 
@@ -63,6 +64,8 @@ def compile_network(
             any other is built anew. ``torch`` keeps nothing there.
         precision: in what the float part computes, ``fp32`` or ``bf16``; quantized layers are INT8 in both.
         threads: number of CPU threads; None lets the engine choose (all cores).
+        rebuild: build anew, and so check the layers on this ``example_input``, even where the engine in ``path`` fits.
+            That engine stays until the new one is complete.
 
     Returns:
         a module without parameters, ``(B, C, ...) -> (B, C_out, ...)`` float32; its ``record`` says what runs as what.
@@ -80,4 +83,4 @@ def compile_network(
     if not isinstance(example_input, torch.Tensor) or example_input.dim() < 3 or example_input.numel() == 0:
         came = tuple(example_input.shape) if isinstance(example_input, torch.Tensor) else type(example_input).__name__
         raise InputError(f"example_input must be a tensor (B, C, H, W, D) or (B, C, H, W) with data in it; got {came}")
-    return import_module(target).compile_network(network, example_input, path, precision, threads)
+    return import_module(target).compile_network(network, example_input, path, precision, threads, rebuild)

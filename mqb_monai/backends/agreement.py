@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mqb_monai.backends.conversion import TRANSPOSED, compile_model, convert
+from mqb_monai.backends.conversion import compile_model, convert
 from mqb_monai.backends.engine import plain_input
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
+from mqb_monai.quantization.layer_weight import TRANSPOSED
 
 REQUIRED_SHARE = 0.999
 _MAX_POSITIONS = 20**3

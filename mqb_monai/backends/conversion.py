@@ -20,8 +20,8 @@ from torch import nn
 from mqb_monai.backends.engine import plain_input
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import export_mode, quantized_layers
+from mqb_monai.quantization.layer_weight import TRANSPOSED
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # On such CPUs OpenVINO computes in BF16 unless told otherwise: the hint is always set.
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 

@@ -41,7 +41,12 @@ logger = logging.getLogger(__name__)
 
 
 def compile_network(
-    network: nn.Module, example_input: torch.Tensor, path: str | os.PathLike, precision: str, threads: int | None
+    network: nn.Module,
+    example_input: torch.Tensor,
+    path: str | os.PathLike,
+    precision: str,
+    threads: int | None,
+    rebuild: bool,
 ) -> OpenVINOEngine:
     """See :func:`mqb_monai.backends.compile_network`: load the engine in ``path`` where it fits, else build it."""
     import_openvino()
@@ -51,7 +56,8 @@ def compile_network(
         refuse_saturation()
     wanted = _describe(network, example_input, precision)
     folder = Path(path)
-    return _load(folder, wanted, threads) or _build(network, example_input, folder, wanted, threads)
+    cached = None if rebuild else _load(folder, wanted, threads)
+    return cached or _build(network, example_input, folder, wanted, threads)
 
 
 def _describe(network: nn.Module, example_input: torch.Tensor, precision: str) -> EngineRecord:

@@ -29,7 +29,12 @@ class TorchEngine(nn.Module):
 
 
 def compile_network(
-    network: nn.Module, example_input: torch.Tensor, path: str | os.PathLike, precision: str, threads: int | None
+    network: nn.Module,
+    example_input: torch.Tensor,
+    path: str | os.PathLike,
+    precision: str,
+    threads: int | None,
+    rebuild: bool,
 ) -> TorchEngine:
     """See :func:`mqb_monai.backends.compile_network`.
 

@@ -12,23 +12,12 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from mqb_monai.backends import backend_module, compile_network
+from mqb_monai.backends.torch_network import TorchEngine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, weights_sha256
 
 logger = logging.getLogger(__name__)
 FLOAT_SCHEMES = ("fp32", "bf16")
-
-
-class Bfloat16(nn.Module):
-    """A network run in bfloat16 by autocast; takes and returns float32 ``(B, C, H, W, D)``."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            return self.network(x).float()
 
 
 def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path) -> nn.Module:
@@ -45,7 +34,7 @@ def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path
     if scheme == "fp32":
         return network
     if scheme == "bf16":
-        return Bfloat16(network)
+        return TorchEngine(network, precision="bf16")
     name = get_scheme(scheme).name
     path = Path(quantized_dir) / f"{name}.pt"
     if not path.is_file():
@@ -56,6 +45,11 @@ def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path
             f"--config_file {bundle / 'configs' / 'quantize.json'}{root} --scheme {name} --dataset_dir DIR"
         )
     return load_quantized(network, path)
+
+
+def engine_folder(engines_dir: str | Path, scheme: str, backend: str) -> Path:
+    """Return where the engine of ``scheme`` on ``backend`` is kept: ``engines_dir/<scheme>-<backend>``."""
+    return Path(engines_dir) / f"{scheme}-{backend}"
 
 
 def build_network(
@@ -78,7 +72,8 @@ def build_network(
         engines_dir: the engine is cached in ``<scheme>-<backend>/`` here.
         input_shape: ``(B, C, H, W, D)`` of one call of the engine.
         threads: of the engine; 0 leaves the choice to it.
-        example_input: what the engine's layers are compared with the simulation on; noise where None.
+        example_input: what the engine's layers are compared with the simulation on, a cached engine's anew; noise
+            where None, and a cached engine is taken as it is.
 
     Raises:
         InputError: as :func:`simulated_network`; an unknown backend; a scheme that the backend cannot run.
@@ -90,10 +85,12 @@ def build_network(
         simulated, precision = simulated_network(network, scheme, quantized_dir), "fp32"
     if backend == "torch":
         return simulated
+    rebuild = example_input is not None
     if example_input is None:
         example_input = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
-    folder = Path(engines_dir) / f"{scheme}-{backend}"
-    return compile_network(simulated, backend, example_input, folder, precision=precision, threads=threads or None)
+    folder = engine_folder(engines_dir, scheme, backend)
+    options = {"precision": precision, "threads": threads or None, "rebuild": rebuild}
+    return compile_network(simulated, backend, example_input, folder, **options)
 
 
 class EngineHandler:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from mqb_monai.data.datalist import load_datalist
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.engine import build_network
+from mqb_monai.handlers.engine import build_network, engine_folder
 from mqb_monai.handlers.workflow import entry_point
-
-MIB = 2**20
+from mqb_monai.records.memory import MIB
 
 
 def calibration_patch(
@@ -62,12 +60,8 @@ def export_engine(
     """
     if backend == "torch":
         raise InputError("backend 'torch' runs the network as it is: there is no engine to export. Take openvino.")
-    folder = Path(engines_dir) / f"{scheme}-{backend}"
-    example = None
-    if dataset_dir:
-        example = calibration_patch(dataset_dir, preprocessing, input_shape)
-        # Without its record a cached engine is built anew, and so its layers are compared on this patch.
-        (folder / "engine.json").unlink(missing_ok=True)
+    example = calibration_patch(dataset_dir, preprocessing, input_shape) if dataset_dir else None
     build_network(network, scheme, backend, quantized_dir, engines_dir, input_shape, threads, example)
+    folder = engine_folder(engines_dir, scheme, backend)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"engine: {folder} ({size / MIB:.2f} MiB); its record is {folder / 'engine.json'}")

@@ -37,6 +37,24 @@ def test_engine_is_reused_and_rebuilt(network, x, tmp_path, caplog):
     assert build(network, x[:1], path).record.input_shape == [1, *x.shape[1:]]
 
 
+def test_a_fitting_engine_is_rebuilt_on_request_and_kept_where_that_fails(network, x, tmp_path, monkeypatch):
+    path = tmp_path / "engine"
+    build(network, x, path)
+    first = (path / "engine.json").stat().st_mtime_ns
+    build(network, x, path, rebuild=True)
+    second = (path / "engine.json").stat().st_mtime_ns
+    assert second > first
+
+    def full(model, path, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        build(network, x, path, rebuild=True)
+    assert (path / "engine.json").stat().st_mtime_ns == second
+    build(network, x, path)  # still loaded from the folder
+
+
 @pytest.mark.parametrize("name", ["engine.json", "model.bin", "model.xml"])
 def test_a_damaged_engine_is_rebuilt(network, x, tmp_path, name):
     first = build(network, x, tmp_path / "engine")(x)

@@ -163,6 +163,8 @@ def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys):
     image = nib.load(case_file(dataset, "images"))
     assert pred.shape == image.shape and np.allclose(pred.affine, image.affine)
     assert (folder / "engine.json").stat().st_mtime_ns == built  # the cached engine was used, not a new one
+    run(quantized, "export", dataset, "export", threads=1)
+    assert (folder / "engine.json").stat().st_mtime_ns > built  # with data it is built, and its layers checked, anew
     label = np.asarray(nib.load(case_file(dataset, "labels")).dataobj)
     expected = dice(np.asarray(pred.dataobj), label, 14)  # oracle: what inference_int8.json saved
     with (quantized / "eval" / "w8a8_engine-openvino" / "cases.csv").open(newline="") as file:

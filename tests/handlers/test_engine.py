@@ -4,8 +4,9 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from mqb_monai.backends.torch_network import TorchEngine
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.engine import Bfloat16, EngineHandler, build_network, simulated_network
+from mqb_monai.handlers.engine import EngineHandler, build_network, simulated_network
 from mqb_monai.quantization import quantize, quantized_layers, save_quantized, weights_sha256
 
 SHAPE = (1, 1, 8, 8, 8)
@@ -28,7 +29,7 @@ def test_build_network_fp32_is_the_network_itself(network, tmp_path):
 
 def test_build_network_bf16_is_autocast(network, x, tmp_path):
     built = build_network(network, "bf16", "torch", tmp_path, tmp_path, SHAPE)
-    assert isinstance(built, Bfloat16)
+    assert isinstance(built, TorchEngine) and built.precision == "bf16"
     with torch.no_grad():
         result, reference = built(x), network(x)
     assert result.dtype == torch.float32 and next(network.parameters()).dtype == torch.float32

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from mqb_monai import cli
-from mqb_monai.cli import as_list, main
+from mqb_monai.cli import main
+from mqb_monai.commands.quantize import as_list
 from mqb_monai.handlers import bundle_quantization
 
 

@@ -1,14 +1,17 @@
 """Post-training quantization of a network: scheme -> calibrate -> quantize -> checkpoint.
 
 Read in this order: :mod:`scheme` (what), :mod:`affine` (the maths), :mod:`observers` (ranges), :mod:`modules` (the
-layers), :mod:`swap` (which and where), :mod:`calibrate`, :mod:`quantizer` (the main path), :mod:`checkpoint`.
+layers), :mod:`swap` (which and where), :mod:`products` and :mod:`coverage` (what is reached), :mod:`calibrate`,
+:mod:`quantizer` (the main path), :mod:`checkpoint`.
 """
 
 from mqb_monai.quantization.calibrate import Calibration, CalibrationHooks, attach_observers, calibrate
 from mqb_monai.quantization.checkpoint import load_quantized, save_quantized
+from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode
 from mqb_monai.quantization.quantizer import (
     NotCalibratedWarning,
+    OutsideLayerWarning,
     QuantizationRecord,
     apply_calibration,
     quantize,
@@ -23,8 +26,10 @@ __all__ = [
     "SCHEMES",
     "Calibration",
     "CalibrationHooks",
+    "Coverage",
     "LayerSpec",
     "NotCalibratedWarning",
+    "OutsideLayerWarning",
     "QuantSpec",
     "QuantizationRecord",
     "QuantizedLayer",
@@ -32,6 +37,7 @@ __all__ = [
     "apply_calibration",
     "attach_observers",
     "calibrate",
+    "count_coverage",
     "export_mode",
     "find_layers",
     "get_scheme",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
 from mqb_monai.quantization.observers import OBSERVERS
+from mqb_monai.quantization.products import Product, count_products
 from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
 from mqb_monai.quantization.swap import Layer, find_layers, name_layer, select_layers
 
@@ -26,6 +28,8 @@ class Calibration:
         calls: how often every chosen layer ran; 0 means that it has to stay float.
         names: all names of every chosen layer.
         left_out: the reason of every layer that was not chosen.
+        products: the multiply-adds of every product of the first call that computed any, those outside of layers
+            included.
     """
 
     scheme: Scheme
@@ -34,6 +38,7 @@ class Calibration:
     calls: dict[str, int]
     names: dict[str, tuple[str, ...]]
     left_out: dict[str, str]
+    products: Mapping[Product, int] = field(default_factory=dict)
 
     @property
     def not_calibrated(self) -> tuple[str, ...]:
@@ -51,12 +56,17 @@ class CalibrationHooks:
             calibration = hooks.finish()
     """
 
-    def __init__(self, layers: Iterable[Layer], left_out: dict[str, str], scheme: Scheme):
+    def __init__(self, network: nn.Module, layers: Iterable[Layer], left_out: dict[str, str], scheme: Scheme):
         self.scheme, self.left_out, self.layers = scheme, left_out, list(layers)
         self.specs = {layer.name: scheme.layer_spec(layer_kind(layer.module)) for layer in self.layers}
         self.calls = {layer.name: 0 for layer in self.layers}
+        self.products: Mapping[Product, int] = {}
         self._observers = {}
-        self._handles = []
+        self._counting = ExitStack()
+        self._handles = [
+            network.register_forward_pre_hook(self._start_counting),
+            network.register_forward_hook(self._stop_counting, always_call=True),
+        ]
         for layer in self.layers:
             spec = self.specs[layer.name].input
             if not spec.dynamic:
@@ -79,6 +89,15 @@ class CalibrationHooks:
 
         return observe
 
+    def _start_counting(self, network: nn.Module, _) -> None:
+        if not any(self.products.values()):  # once: every call does the same products, and watching takes time
+            self.products = self._counting.enter_context(count_products(network))
+
+    def _stop_counting(self, network: nn.Module, _, output) -> None:
+        self._counting.close()
+        if output is None:  # the call raised
+            self.products = {}
+
     def finish(self) -> Calibration:
         """Remove the observers and say what they saw.
 
@@ -94,10 +113,13 @@ class CalibrationHooks:
             if self.calls[name]
         }
         names = {layer.name: layer.names for layer in self.layers}
-        return Calibration(self.scheme, self.specs, qparams, dict(self.calls), names, self.left_out)
+        return Calibration(
+            self.scheme, self.specs, qparams, dict(self.calls), names, self.left_out, dict(self.products)
+        )
 
     def remove(self) -> None:
         """Remove the observers; the network is as before."""
+        self._counting.close()  # open still where Ctrl-C stopped the network
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -133,7 +155,7 @@ def attach_observers(
     for layer in layers:  # before any data runs: NaN would show up at the next layer's input, the wrong one to name
         if not torch.isfinite(layer.module.weight).all():
             raise name_layer(InputError("NaN or Inf in its weight"), layer.name)
-    return CalibrationHooks(layers, left_out, scheme)
+    return CalibrationHooks(network, layers, left_out, scheme)
 
 
 def calibrate(
@@ -159,17 +181,28 @@ def calibrate(
     """
     if isinstance(batches, torch.Tensor):  # iterating would drop the batch axis, and run all the same
         raise InputError("batches must be an iterable of tensors (B, C, H, W, D), got one tensor; put it in a list")
-    modes = [(module, module.training) for module in network.modules()]
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    with attach_observers(network, scheme, include, exclude) as hooks:
-        network.eval()
-        try:
-            with torch.no_grad():
-                for batch in batches:
-                    if not isinstance(batch, torch.Tensor):
-                        raise InputError(f"batches must yield tensors (B, C, H, W, D), got {type(batch).__name__}")
-                    network(batch.to(device))
-        finally:
-            for module, training in modes:
-                module.training = training
+    device = network_device(network)
+    with attach_observers(network, scheme, include, exclude) as hooks, inference_only(network):
+        for batch in batches:
+            if not isinstance(batch, torch.Tensor):
+                raise InputError(f"batches must yield tensors (B, C, H, W, D), got {type(batch).__name__}")
+            network(batch.to(device))
         return hooks.finish()
+
+
+def network_device(network: nn.Module) -> torch.device:
+    """Where the parameters of ``network`` are; the CPU where it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def inference_only(network: nn.Module) -> Iterator[None]:
+    """Within the block ``network`` is in eval mode and no gradient is kept; then each module is in its mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

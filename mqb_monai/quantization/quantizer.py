@@ -14,6 +14,7 @@ from torch import nn
 from mqb_monai import __version__
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import Calibration, calibrate
+from mqb_monai.quantization.coverage import Coverage
 from mqb_monai.quantization.layer_weight import quantize_weight
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
 from mqb_monai.quantization.scheme import LayerSpec, Scheme
@@ -23,6 +24,10 @@ from mqb_monai.quantization.weights import weights_sha256
 
 class NotCalibratedWarning(UserWarning):
     """Layers saw no calibration data and stay float."""
+
+
+class OutsideLayerWarning(UserWarning):
+    """Convolutions and linear products outside of layers (``F.conv3d``, ``F.linear``) stay float."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class QuantizationRecord:
         versions: of this package, torch and Python.
         weights_sha256: of the FP32 weights it came from (:func:`~mqb_monai.quantization.weights.weights_sha256`).
         changes: what an algorithm did beyond rounding, for the reader.
+        coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
+            multiply-adds that is quantized, and by name what stays float outside of layers.
     """
 
     scheme: str
@@ -50,6 +57,7 @@ class QuantizationRecord:
     versions: dict
     weights_sha256: str
     changes: list = field(default_factory=list)
+    coverage: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON."""
@@ -74,7 +82,8 @@ def quantize(
 
     Returns:
         a deep copy whose layers are quantized, in the mode of ``network``, with a :class:`QuantizationRecord` as its
-        ``quantization_record``. Layers that saw no data stay float and are named in a :class:`NotCalibratedWarning`.
+        ``quantization_record``. Layers that saw no data stay float and are named in a :class:`NotCalibratedWarning`;
+        so do convolutions and linear products outside of layers, in an :class:`OutsideLayerWarning`.
 
     Raises:
         InputError: an unknown scheme, no quantizable layer, a pattern that matches nothing, no calibration data, NaN or
@@ -106,6 +115,12 @@ def apply_calibration(network: nn.Module, calibration: Calibration) -> nn.Module
         warnings.warn(
             "these layers saw no calibration data and stay float: " + ", ".join(calibration.not_calibrated),
             NotCalibratedWarning,
+            stacklevel=3,
+        )
+    if outside := Coverage.of(calibration.products, ()).outside:
+        warnings.warn(
+            "these products are no layer's and stay float: " + ", ".join(map(str, outside)),
+            OutsideLayerWarning,
             stacklevel=3,
         )
     return quantized
@@ -142,6 +157,7 @@ def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> 
         not_calibrated=list(calibration.not_calibrated),
         versions={"mqb_monai": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         weights_sha256=sha256,
+        coverage=Coverage.of(calibration.products, layers).summary(),
     )
 
 

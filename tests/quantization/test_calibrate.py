@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import apply_calibration, attach_observers, calibrate, quantize
+from mqb_monai.quantization import apply_calibration, attach_observers, calibrate, count_coverage, quantize
 
 
 def test_calibrate_by_hand():
@@ -87,3 +87,21 @@ def test_attached_observers_without_data(network):
     with pytest.raises(InputError, match="no calibration data"):
         hooks.finish()
     assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_calibrate_counts_the_first_call_that_computes(network, x):
+    calibration = calibrate(network, "w8a8_per_channel", [x[:0], x[:1], x, x])
+    once = count_coverage(network, x[:1])
+    assert {product.module: count for product, count in calibration.products.items() if count} == once.layers
+
+
+def test_attached_observers_forget_a_call_that_raised(network, x):
+    with attach_observers(network, "w8a8_per_channel") as hooks, torch.no_grad():
+        network.linear.forward = None
+        with pytest.raises(TypeError, match="not callable"):
+            network(x)
+        del network.linear.forward
+        network(x)
+        calibration = hooks.finish()
+    assert sum(calibration.products.values()) == count_coverage(network, x).total
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

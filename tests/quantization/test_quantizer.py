@@ -10,6 +10,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization import (
     SCHEMES,
     NotCalibratedWarning,
+    OutsideLayerWarning,
     QuantizedLayer,
     QuantSpec,
     Scheme,
@@ -161,3 +162,50 @@ def test_record_is_complete_and_plain(network, quantized):
     assert conv["weight"]["zero_point"] == [0, 0]
     assert (linear["input"]["scale"], linear["input"]["num_bits"]) == (None, 8)
     assert plain["not_calibrated"] == ["unused"]
+
+
+def test_record_states_the_share_of_multiply_adds(network, x):
+    """By hand: x is (2, 3, 6, 5, 4)."""
+    coverage = quantize(network, "w8a8_engine", [x], include="conv,up").quantization_record.coverage
+    voxels = 2 * 6 * 5 * 4
+    quantized, left = voxels * (4 * 3 * 27 + 4 * 3 * 8), 8 * voxels * (4 * 6 + 5 * 4)
+    assert coverage["quantized_share"] == quantized / (quantized + left)
+    assert coverage["multiply_adds"] == {
+        "quantized_layers": quantized,
+        "float_layers": left,
+        "attention": 0,
+        "outside": 0,
+    }
+
+
+def test_quantize_names_what_is_no_layers():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(4, 8)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.kernel = nn.Parameter(torch.randn(2, 8, 3))
+
+        def forward(self, x):
+            x = self.embed(x)
+            x = self.attention(x, x, x)[0]
+            return nn.functional.conv1d(x.transpose(1, 2), self.kernel)
+
+    network, x = Network().eval(), torch.randn(1, 5, 4)
+    with (
+        pytest.warns(NotCalibratedWarning, match=r"attention\.out_proj$"),
+        pytest.warns(
+            OutsideLayerWarning,
+            match=r"linear in attention \(attention\.in_proj_weight\), linear in attention "
+            r"\(attention\.out_proj\.weight\), convolution in the network itself \(kernel\)$",
+        ),
+    ):
+        qnet = quantize(network, "w8a8_engine", [x])
+    coverage = qnet.quantization_record.coverage
+    assert coverage["outside"] == [  # by hand
+        {"kind": "linear", "module": "attention", "weights": ["attention.in_proj_weight"], "multiply_adds": 5 * 8 * 24},
+        {"kind": "linear", "module": "attention", "weights": ["attention.out_proj.weight"], "multiply_adds": 5 * 8 * 8},
+        {"kind": "convolution", "module": "", "weights": ["kernel"], "multiply_adds": 3 * 2 * 8 * 3},
+    ]
+    assert coverage["attention"] == {"attention": 2 * 5 * 5 * 8}
+    assert coverage["multiply_adds"]["quantized_layers"] == 5 * 4 * 8

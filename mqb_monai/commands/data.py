@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from fire.decorators import SetParseFns
 
 
@@ -32,4 +35,71 @@ def hippocampus(*, out: str, source: str = "") -> None:
     print(f"wrote {write_hippocampus(out, source or None)}")
 
 
-DATA = {"phantom": phantom, "hippocampus": hippocampus}
+@SetParseFns(out=str, src=str)
+def btcv(*, src: str, out: str) -> None:
+    """Write BTCV (abdominal CT, 13 organs, 30 cases) as published on Synapse, with our four disjoint lists.
+
+    Args:
+        src: the unpacked folder RawData, the folder that holds it, or RawData.zip.
+        out: the folder to make.
+    """
+    from mqb_monai.data.btcv import write_btcv
+
+    _print_lists(write_btcv(out, src))
+
+
+@SetParseFns(out=str, src=str)
+def abdomenatlas(*, src: str, out: str) -> None:
+    """Write AbdomenAtlas 2.0 (abdominal CT, nine of its organs) or 1.x as published, with our four disjoint lists.
+
+    Args:
+        src: the unpacked folder with BDMAP_00000001 and so on, or the folder that holds it.
+        out: the folder to make.
+    """
+    from mqb_monai.data.abdomenatlas import write_abdomenatlas
+
+    _print_lists(write_abdomenatlas(out, src))
+
+
+@SetParseFns(out=str, src=str)
+def wholebrain(*, src: str, out: str) -> None:
+    """Write whole brain T1 MRI (132 structures, MNI305 space) in the model zoo's layout, with our four disjoint lists.
+
+    Args:
+        src: the folder with images and labels, or the folder that holds it.
+        out: the folder to make.
+    """
+    from mqb_monai.data.wholebrain import write_wholebrain
+
+    _print_lists(write_wholebrain(out, src))
+
+
+@SetParseFns(out=str, src=str)
+def totalsegmentator(*, src: str, out: str) -> None:
+    """Write TotalSegmentator v2 or v1 (whole-body CT, v1's 104 classes) as published, by its meta.csv's split.
+
+    Args:
+        src: the unpacked folder with meta.csv, or the folder that holds it.
+        out: the folder to make.
+    """
+    from mqb_monai.data.totalsegmentator import write_totalsegmentator
+
+    _print_lists(write_totalsegmentator(out, src))
+
+
+def _print_lists(path: Path) -> None:
+    from mqb_monai.data.dataset_folder import SPLITS
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    counts = ", ".join(f"{split} {len(content[split])}" for split in SPLITS)
+    print(f"wrote {path}: {content['description']} Cases: {counts}.")
+
+
+DATA = {
+    "phantom": phantom,
+    "hippocampus": hippocampus,
+    "btcv": btcv,
+    "abdomenatlas": abdomenatlas,
+    "wholebrain": wholebrain,
+    "totalsegmentator": totalsegmentator,
+}

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mqb_monai.errors import InputError
+from mqb_monai.records.files import atomic_path
 
 SPLITS = ("training", "validation", "calibration", "test")
+
+
+@contextmanager
+def new_dataset(out: str | os.PathLike) -> Iterator[Path]:
+    """Yield a dataset folder to fill, with empty ``images/`` and ``labels/``; it stands at ``out`` once it is whole.
+
+    Raises:
+        InputError: ``out`` cannot be written; nothing is left behind.
+    """
+    with atomic_path(out) as folder:
+        for name in ("images", "labels"):
+            (folder / name).mkdir(parents=True)
+        yield folder
 
 
 def write_dataset_json(folder: Path, description: dict, cases: dict[str, list[str]]) -> Path:

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from mqb_monai.data.dataset_folder import SPLITS, reusable_dataset, write_dataset_json
+from mqb_monai.data.dataset_folder import SPLITS, new_dataset, reusable_dataset, write_dataset_json
+from mqb_monai.data.label_tables import class_names
+from mqb_monai.data.public_layout import find_layout
 from mqb_monai.errors import InputError
-from mqb_monai.records.files import atomic_path
 
 TASK = "Task04_Hippocampus"
 GENERATOR = {"name": f"mqb_monai {TASK}", "version": 1}
@@ -26,7 +27,7 @@ DESCRIPTION = {
     "description": "Medical Segmentation Decathlon Task04: anterior (1) and posterior (2) hippocampus, T1 MRI",
     "licence": "CC-BY-SA 4.0",
     "modality": {"0": "MRI"},
-    "labels": {"0": "background", "1": "anterior hippocampus", "2": "posterior hippocampus"},
+    "labels": {str(index): name for index, name in enumerate(class_names("hippocampus"))},
     "generator": GENERATOR,
 }
 MAX_NAMED = 5
@@ -61,7 +62,7 @@ def write_hippocampus(out: str | os.PathLike, source: str | os.PathLike | None =
     with _public_folder(source) as folder:
         splits = hippocampus_splits()
         pairs = _pairs_of(folder, splits)
-        with atomic_path(out) as target:
+        with new_dataset(out) as target:
             _copy_cases(pairs, target)
             write_dataset_json(target, DESCRIPTION, splits)
     return Path(out) / "dataset.json"
@@ -70,7 +71,7 @@ def write_hippocampus(out: str | os.PathLike, source: str | os.PathLike | None =
 @contextmanager
 def _public_folder(source: str | os.PathLike | None) -> Iterator[Path]:
     if source is not None:
-        yield _found_folder(Path(source).expanduser())
+        yield _found_folder(Path(source))
         return
     with tempfile.TemporaryDirectory(prefix="mqb_hippocampus_") as scratch:
         _download(Path(scratch))
@@ -78,13 +79,13 @@ def _public_folder(source: str | os.PathLike | None) -> Iterator[Path]:
 
 
 def _found_folder(source: Path) -> Path:
-    for folder in (source, source / TASK):
-        if (folder / "dataset.json").is_file() and (folder / "imagesTr").is_dir():
-            return folder
-    raise InputError(
-        f"expected the public layout of {TASK} (imagesTr, labelsTr, dataset.json) in {source} or its subfolder {TASK}; "
-        "it is not there. Give the unpacked folder as --source."
-    )
+    wanted = f"the public layout of {TASK} (imagesTr, labelsTr, dataset.json)"
+    return find_layout(source, _holds_task, wanted, "Give the unpacked folder as --source.")
+
+
+def _holds_task(folder: Path) -> bool:
+    # By an image's name: the Decathlon's other tasks look the same and often lie beside this one.
+    return (folder / "dataset.json").is_file() and any((folder / "imagesTr").glob("hippocampus_*.nii.gz"))
 
 
 def _download(folder: Path) -> None:
@@ -132,8 +133,6 @@ def _training_list(path: Path) -> list[dict]:
 
 
 def _copy_cases(pairs: dict[str, tuple[Path, Path]], target: Path) -> None:
-    for name in ("images", "labels"):
-        (target / name).mkdir(parents=True)
     for case, (image, label) in pairs.items():
         shutil.copyfile(image, target / "images" / f"{case}.nii.gz")
         shutil.copyfile(label, target / "labels" / f"{case}.nii.gz")

@@ -14,12 +14,11 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from mqb_monai.data.dataset_folder import SPLITS, reusable_dataset, write_dataset_json
+from mqb_monai.data.dataset_folder import SPLITS, new_dataset, reusable_dataset, write_dataset_json
 from mqb_monai.data.phantom_anatomy import ORGANS, organs, surroundings, tissue_hu
 from mqb_monai.data.phantom_shapes import Canvas
 from mqb_monai.data.phantom_volume import AIR_HU, affine_of, body_points, paint_trunk, random_grid, scan
 from mqb_monai.errors import InputError
-from mqb_monai.records.files import atomic_path
 
 # Raise it whenever the same seed gives other voxels: a folder made by another version is then refused, not mixed up.
 GENERATOR_VERSION = 1
@@ -85,9 +84,7 @@ def write_phantoms(out: str | os.PathLike, num: int, seed: int = 0, progress: bo
     existing = reusable_dataset(out, generator)
     if existing is not None:
         return existing
-    with atomic_path(out) as folder:
-        for name in ("images", "labels"):
-            (folder / name).mkdir(parents=True)
+    with new_dataset(out) as folder:
         for index in tqdm(range(num), desc="phantoms", unit="case", disable=not progress):
             _write_case(folder, _case_name(index), phantom_case(seed * SEEDS_PER_SET + index))
         write_dataset_json(folder, _description(generator), _split_names(num))

@@ -1,4 +1,4 @@
-"""The patch merging that SwinUNETR checkpoints up to MONAI 1.1 were trained with."""
+"""The patch merging that SwinUNETR checkpoints from before MONAI 1.5 were trained with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEGACY_ORDER = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0)
 
 
 class LegacyPatchMerging(PatchMergingV2):
-    """Halve a grid of tokens as MONAI up to 1.1 did, which takes two of the eight sub-grids twice and two never.
+    """Halve a grid of tokens as MONAI before 1.5 did, which takes two of the eight sub-grids twice and two never.
 
     Give the class to MONAI's network: ``SwinUNETR(..., downsample=LegacyPatchMerging)``. Its parameters have the keys
     and shapes of MONAI's own ``"merging"``, so that an old checkpoint loads strictly into both; only the order of

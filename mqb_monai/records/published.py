@@ -1,8 +1,8 @@
 """What the study and its companion published, carried as data, and the table of one bundle's rows in it.
 
 Sources: MedQuanBench's README (``medquanbench.json``, 119 rows: DSC and NSD under simulated quantization) and MedPTQ's
-README, arXiv:2501.17343 (``medptq.json``, 7 rows: TensorRT engines, INT8 against FP32). Relative drops are computed from
-the scores: two of the printed ones do not follow from them.
+README, arXiv:2501.17343 (``medptq.json``, 7 rows: TensorRT engines, INT8 against FP32). Relative drops are computed
+from the scores: two of the printed ones do not follow from them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _GRANULARITIES = {
     "Adaptive stratification": "adaptive",
 }
 _SCORES_HEADER = ("scheme", "DSC published", "drop", "NSD published", "drop", "DSC reproduced", "NSD reproduced")
-_ENGINES_HEADER = (
-    "TensorRT engine", "DSC published", "MB published", "ms published", "DSC reproduced", "MB reproduced", "ms reproduced"
-)  # fmt: skip
+# MedPTQ's columns: what they are -> (prefix, suffix) of the names around "fp32" and "int8".
+_ENGINE_COLUMNS = {"DSC": ("dsc", ""), "MB": ("size", "_mb"), "ms": ("latency", "_ms")}
+_ENGINES_HEADER = ("engine", *(f"{name} {kind}" for kind in ("published", "reproduced") for name in _ENGINE_COLUMNS))
 
 
 def published_rows(study: str, **wanted: Any) -> list[dict[str, Any]]:
@@ -98,9 +98,12 @@ def _score_cells(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def _engine_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
-        (kind.upper(), *(f"{row[f'{column}_{kind}{unit}']:g}" for column, unit in _ENGINE_COLUMNS), "", "", "")
+        (
+            kind.upper(),
+            *(f"{row[f'{prefix}_{kind}{suffix}']:g}" for prefix, suffix in _ENGINE_COLUMNS.values()),
+            "",
+            "",
+            "",
+        )
         for kind in ("fp32", "int8")
     ]
-
-
-_ENGINE_COLUMNS = (("dsc", ""), ("size", "_mb"), ("latency", "_ms"))

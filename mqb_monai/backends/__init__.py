@@ -3,7 +3,7 @@
 Read in this order: :mod:`openvino` (the main path: refuse, convert, check, compile, keep on disk), :mod:`conversion`,
 :mod:`integer_support` (what integer kernels can compute, and whether this CPU does), :mod:`agreement` (engine against
 simulation, layer by layer), :mod:`placement` (what really runs as integers), :mod:`engine` (the callable),
-:mod:`engine_record` (``engine.json``).
+:mod:`engine_record` (``engine.json``), :mod:`quantized_network` (checkpoint and engine as one ``network_def``).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from torch import nn
 from mqb_monai.backends.agreement import run_layers
 from mqb_monai.backends.conversion import cpu_name
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import LayerSpec, quantize, quantized_layers
+from mqb_monai.quantization import SCHEMES, LayerSpec, Scheme, quantize, quantized_layers
+from mqb_monai.quantization.scheme import LAYER_KINDS
 
 # Why a granularity of the activations cannot be computed in integers, for the sentence that refuses it.
 _NO_INTEGER_SUM = {
@@ -18,6 +19,23 @@ _NO_INTEGER_SUM = {
     "per_token": "its scale per token is computed at run time, while integer kernels take a static one",
     "per_voxel": "its scale per voxel is computed at run time, while integer kernels take a static one",
 }
+
+
+def refuse_scheme(scheme: Scheme) -> None:
+    """Refuse a scheme of which integer kernels cannot compute some kind of layer.
+
+    Raises:
+        InputError: naming the reason and the schemes to choose from.
+    """
+    reason = _scheme_obstacle(scheme)
+    if reason is not None:
+        valid = " or ".join(repr(name) for name, each in SCHEMES.items() if _scheme_obstacle(each) is None)
+        raise InputError(f"scheme {scheme.name!r} cannot run as an INT8 engine: it has {reason}. Choose {valid}.")
+
+
+def _scheme_obstacle(scheme: Scheme) -> str | None:
+    obstacles = (_obstacle(scheme.layer_spec(kind)) for kind in LAYER_KINDS)
+    return next((obstacle for obstacle in obstacles if obstacle is not None), None)
 
 
 def refuse_unsupported(qnet: nn.Module) -> None:

@@ -35,7 +35,15 @@ def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path
         return network
     if scheme == "bf16":
         return TorchEngine(network, precision="bf16")
-    name = get_scheme(scheme).name
+    return load_quantized(network, quantized_checkpoint(quantized_dir, get_scheme(scheme).name))
+
+
+def quantized_checkpoint(quantized_dir: str | Path, name: str) -> Path:
+    """Return ``quantized_dir/<name>.pt``.
+
+    Raises:
+        InputError: it is absent; the command that makes it is named.
+    """
     path = Path(quantized_dir) / f"{name}.pt"
     if not path.is_file():
         bundle = Path(quantized_dir).parent.parent
@@ -44,7 +52,7 @@ def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path
             f"scheme '{name}' has no checkpoint at {path}. Make it first: python -m monai.bundle run quantize "
             f"--config_file {bundle / 'configs' / 'quantize.json'}{root} --scheme {name} --dataset_dir DIR"
         )
-    return load_quantized(network, path)
+    return path
 
 
 def engine_folder(engines_dir: str | Path, scheme: str, backend: str) -> Path:

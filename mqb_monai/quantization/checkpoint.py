@@ -68,13 +68,28 @@ def load_quantized(network: nn.Module, path: str | os.PathLike, check_weights: b
         InputError: no such file, a damaged one, one that is no quantized checkpoint, other weights, another
             architecture (its layers are named).
     """
-    payload = read_checkpoint(path)
+    return restore_quantized(network, read_checkpoint(path), path, check_weights)
+
+
+def restore_quantized(
+    network: nn.Module, payload: dict, source: str | os.PathLike, check_weights: bool = True
+) -> nn.Module:
+    """:func:`load_quantized` for a payload in memory.
+
+    Args:
+        network, check_weights: as :func:`load_quantized`.
+        payload: what :mod:`~mqb_monai.quantization.checkpoint_file` read.
+        source: where it came from, for the error.
+
+    Raises:
+        InputError: other weights, another architecture (its layers are named).
+    """
     state = payload["tensors"] | {alias: payload["tensors"].get(name) for alias, name in payload["aliases"].items()}
-    _check_architecture(network, payload["layers"], state, path)
+    _check_architecture(network, payload["layers"], state, source)
     recorded = payload["record"].get("weights_sha256")
     if check_weights and (found := weights_sha256(network.state_dict())) != recorded:
         raise InputError(
-            f"{path} was made of other weights: their weights_sha256 is {recorded}, that of the network is {found}. "
+            f"{source} was made of other weights: their weights_sha256 is {recorded}, that of the network is {found}. "
             "Load the weights it was made of, or quantize these anew; where there are none (deployment of the "
             "checkpoint alone), pass check_weights=False."
         )
@@ -138,7 +153,7 @@ def _restored_layer(module: nn.Module, name: str, entry: dict, state: dict) -> Q
     return layer
 
 
-def _check_architecture(network: nn.Module, entries: dict, state: dict, path: str | os.PathLike) -> None:
+def _check_architecture(network: nn.Module, entries: dict, state: dict, source: str | os.PathLike) -> None:
     """Refuse a network whose layers are not those of the checkpoint."""
     layers = {layer.name: layer for layer in find_layers(network)}
     expected = {key: value.shape for key, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -165,6 +180,6 @@ def _check_architecture(network: nn.Module, entries: dict, state: dict, path: st
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(
-            f"{path} belongs to another architecture than this network ({len(problems)} differences): "
+            f"{source} belongs to another architecture than this network ({len(problems)} differences): "
             f"{'; '.join(problems[:5])}{more}. Build the network that it was made of."
         )

@@ -9,6 +9,8 @@ primitives as JSON in its metadata::
     record          QuantizationRecord fields
     tensors         {name: tensor}, each storage once
     aliases         {other name: name in tensors}
+
+Where a host takes nothing but a flat state dict, the primitives are one more tensor of it (:func:`state_of_payload`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,7 +40,7 @@ def write_checkpoint(path: str | os.PathLike, payload: dict) -> None:
     """
     path = _checked_suffix(path)
     # Through JSON: a str subclass in the record (torch's version is one) is an object, which no loader would take.
-    primitives = json.loads(json.dumps({key: value for key, value in payload.items() if key != "tensors"}))
+    primitives = json.loads(json.dumps(_primitives(payload)))
     payload = {"format": FORMAT, "format_version": FORMAT_VERSION, **primitives, "tensors": payload["tensors"]}
     with atomic_path(path) as temporary, atomic_path(path.with_suffix(".json")) as temporary_json:
         # By way of memory, because torch's own writer turns a full disk into a RuntimeError.
@@ -55,19 +58,57 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     if not path.is_file():
         raise InputError(f"no quantized checkpoint at {path}; make it with quantize() and save_quantized() first")
     payload = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return _checked_payload(payload, path)
+
+
+def state_of_payload(payload: dict) -> dict[str, torch.Tensor]:
+    """A payload as one state dict: its tensors, and the rest as the bytes of a JSON text under :data:`FORMAT`."""
+    text = bytearray(json.dumps(_primitives(payload)).encode())
+    return {FORMAT: torch.frombuffer(text, dtype=torch.uint8), **payload["tensors"]}
+
+
+def payload_of_state(state: Mapping[str, torch.Tensor], source: str) -> dict:
+    """The inverse of :func:`state_of_payload`, its tensors on the CPU.
+
+    Args:
+        state: flat, name to tensor.
+        source: what it is, for the error.
+
+    Raises:
+        InputError: ``state`` is no quantized checkpoint (its first keys are named), or a damaged one.
+    """
+    if FORMAT not in state:
+        keys = ", ".join(list(state)[:6]) or "none"
+        raise InputError(
+            f"{source} is no quantized checkpoint: it lacks the entry {FORMAT!r} (its keys: {keys}). It may be a float "
+            "network's weights, or a part of a checkpoint; load the whole models/model.pt of the INT8 bundle."
+        )
+    try:
+        primitives = json.loads(state[FORMAT].cpu().numpy().tobytes())
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{source} is damaged: its entry {FORMAT!r} is no JSON text ({error})") from error
+    tensors = {name: tensor.detach().cpu() for name, tensor in state.items() if name != FORMAT}
+    return _checked_payload({**primitives, "tensors": tensors} if isinstance(primitives, dict) else None, source)
+
+
+def _checked_payload(payload: object, source: str | os.PathLike) -> dict:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise InputError(
-            f"{path} is not a quantized checkpoint of mqb_monai (its format is not {FORMAT!r}): it may be a float "
+            f"{source} is not a quantized checkpoint of mqb_monai (its format is not {FORMAT!r}): it may be a float "
             "network's weights. Give the file that save_quantized() wrote."
         )
     if payload.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {payload.get('format_version')!r}, this mqb_monai reads {FORMAT_VERSION}; "
+            f"{source} has format version {payload.get('format_version')!r}, this mqb_monai reads {FORMAT_VERSION}; "
             "quantize anew, or install the mqb_monai that wrote it"
         )
     if not all(isinstance(payload.get(key), dict) for key in _KEYS):
-        raise InputError(f"{path} is damaged: it lacks one of {', '.join(_KEYS)}; quantize anew")
+        raise InputError(f"{source} is damaged: it lacks one of {', '.join(_KEYS)}; quantize anew")
     return payload
+
+
+def _primitives(payload: dict) -> dict:
+    return {key: value for key, value in payload.items() if key != "tensors"}
 
 
 def _torch_bytes(payload: dict) -> bytes:
@@ -77,8 +118,7 @@ def _torch_bytes(payload: dict) -> bytes:
 
 
 def _safetensors_bytes(payload: dict) -> bytes:
-    primitives = {key: value for key, value in payload.items() if key != "tensors"}
-    return _safetensors().torch.save(payload["tensors"], metadata={FORMAT: json.dumps(primitives)})
+    return _safetensors().torch.save(payload["tensors"], metadata={FORMAT: json.dumps(_primitives(payload))})
 
 
 def _read_torch(path: Path) -> object:

@@ -221,3 +221,17 @@ def test_load_names_the_layers_of_another_architecture(network, quantized, path,
         r"\(\d\d differences\).*and \d+ more",
         lambda n: n.__init__() or n.__setattr__("_modules", nn.Sequential(nn.Linear(1, 1))._modules),
     )
+
+
+def test_a_record_without_coverage_is_read(network, x, quantized, tmp_path):
+    """As checkpoints were before the share of multiply-adds was counted."""
+    from mqb_monai.quantization.checkpoint_file import read_checkpoint, write_checkpoint
+
+    qnet = quantized()
+    save_quantized(qnet, tmp_path / "a.pt")
+    payload = read_checkpoint(tmp_path / "a.pt")
+    assert payload["record"].pop("coverage")["quantized_share"] == 1
+    write_checkpoint(tmp_path / "old.pt", payload)
+    loaded = load_quantized(network, tmp_path / "old.pt")
+    assert loaded.quantization_record.coverage == {}
+    assert torch.equal(loaded(x), qnet(x))

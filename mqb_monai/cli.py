@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,16 +12,21 @@ from typing import Any
 
 import fire
 
+from mqb_monai.commands.collection import list_command, pack
 from mqb_monai.commands.data import DATA
 from mqb_monai.commands.quantize import quantize
+from mqb_monai.commands.weights import WEIGHTS
 from mqb_monai.errors import InputError
 
 FLAG = re.compile(r"--.+|-[a-zA-Z].*")  # what fire takes for a flag; "-1" is a value
 
 
 COMMANDS: dict[str, Any] = {
+    "list": list_command,
     "data": DATA,
+    "weights": WEIGHTS,
     "quantize": quantize,
+    "pack": pack,
 }
 
 
@@ -31,7 +37,7 @@ def describe_commands(commands: dict[str, Any] = COMMANDS, prefix: str = "") -> 
         if isinstance(command, dict):
             lines += describe_commands(command, f"{prefix}{name} ")
         else:
-            lines.append(f"  {prefix + name:<20}{inspect.getdoc(command).splitlines()[0]}")
+            lines.append(f"  {prefix + name:<24}{inspect.getdoc(command).splitlines()[0]}")
     return lines
 
 
@@ -99,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except BrokenPipeError:  # `... list | head` has read enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # which the interpreter flushes at exit
     except KeyboardInterrupt as error:
         print("interrupted: nothing was written", file=sys.stderr)
         raise SystemExit(130) from error

@@ -10,10 +10,12 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
+from torch import nn
 
 from mqb_monai import quantization
 from mqb_monai.backends import backend_module
@@ -55,8 +57,15 @@ def entry_point(function: Callable) -> Callable:
 
 
 load_datalist = entry_point(datalist.load_datalist)
-load_weights = entry_point(weights.load_weights)
 get_scheme = entry_point(quantization.get_scheme)
+
+
+@entry_point
+def load_weights(network: nn.Module, path: str, hint: str) -> nn.Module:
+    """Load a bundle's ``model.pt`` strictly into its network; where there is none, ``hint`` says how to get it."""
+    if not Path(path).is_file():
+        raise InputError(f"no weights at {path}: {hint}.")
+    return weights.load_weights(network, path)
 
 
 @entry_point

@@ -1,0 +1,61 @@
+"""``python -m mqb_monai weights ...``: published weights into a bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fire.decorators import SetParseFns
+
+
+@SetParseFns(bundle=str, src=str, merging=str, wrapper=str)
+def import_weights_command(*, bundle: str, src: str, merging: str = "", wrapper: str = "") -> None:
+    """Make a bundle's models/model.pt from a checkpoint of the project that published the network.
+
+    Only tensors are read. What was renamed, filled or left out is printed; anything else that differs is an error.
+
+    Args:
+        bundle: a name of the collection, or a bundle's folder.
+        src: the checkpoint file.
+        merging: legacy (trained with MONAI before 1.5) or current, for a SwinUNETR checkpoint that does not tell.
+        wrapper: entry of the file to take the weights from, as ema_model_state_dict; chosen where it is not given.
+    """
+    from mqb_monai.handlers.weights_import import import_weights
+    from mqb_monai.records.collection import find_bundle
+
+    _print_import(import_weights(find_bundle(bundle).folder, src, merging, wrapper))
+
+
+@SetParseFns(bundle=str)
+def download(*, bundle: str) -> None:
+    """Download the files that a bundle's large_files.yml lists, each checked against its published hash.
+
+    Args:
+        bundle: a name of the collection, or a bundle's folder.
+    """
+    from mqb_monai.data.large_files import fetch_large_files
+    from mqb_monai.records.collection import find_bundle
+
+    for path, state in fetch_large_files(find_bundle(bundle).folder, progress=True):
+        print(f"{path}: {state}")
+
+
+def _print_import(result: Any) -> None:
+    checkpoint, mapped = result.checkpoint, result.mapped
+    place = f" under {checkpoint.wrapper}" if checkpoint.wrapper else ""
+    print(f"read {checkpoint.path}: {len(checkpoint.state)} tensors{place}")
+    for name in checkpoint.passed_over:
+        print(f"  not taken: {name} (--wrapper {name} takes it)")
+    for prefix in mapped.prefixes:
+        print(f"  prefix taken off: {prefix}")
+    for name, reason in mapped.left_out.items():
+        print(f"  left out: {name}: {reason}")
+    if mapped.aliases:
+        print(f"  filled from another name of the same tensor: {len(mapped.aliases)}, as {mapped.aliases[0]}")
+    if mapped.kept:
+        print(f"  not in the file and never read by the network: {len(mapped.kept)}, as {mapped.kept[0]}")
+    if result.merging:
+        print(f"  {result.merging}")
+    print(f"wrote {result.path} ({str(result.dtype).removeprefix('torch.')}, every name and shape fits)")
+
+
+WEIGHTS = {"import": import_weights_command, "download": download}

@@ -15,6 +15,7 @@ import fire
 from mqb_monai.commands.collection import list_command, pack
 from mqb_monai.commands.data import DATA
 from mqb_monai.commands.quantize import quantize
+from mqb_monai.commands.report import report
 from mqb_monai.commands.weights import WEIGHTS
 from mqb_monai.errors import InputError
 
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Any] = {
     "weights": WEIGHTS,
     "quantize": quantize,
     "pack": pack,
+    "report": report,
 }
 
 
@@ -51,6 +53,7 @@ def check_arguments(words: Sequence[str]) -> None:
     if command is None or {"--help", "-h"} & set(words):
         return
     name, options = " ".join(words[:used]), inspect.signature(command).parameters
+    positional = [option for option in options.values() if option.kind is not inspect.Parameter.KEYWORD_ONLY]
     expects_value = ""
     for word in words[used:]:
         if FLAG.fullmatch(word):
@@ -62,6 +65,8 @@ def check_arguments(words: Sequence[str]) -> None:
             expects_value = "" if equals else word
         elif expects_value:
             expects_value = ""
+        elif positional:
+            positional.pop()
         else:
             raise InputError(f"{name}: unexpected {word!r}. Quote a pattern, so that the shell leaves it alone.")
     _require_no_wait(expects_value)

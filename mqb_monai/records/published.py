@@ -72,7 +72,7 @@ def published_tables(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(pair: dict[str, Any]) -> str:
-    study = pair.pop("study")
+    study = pair.pop("study", "")
     rows = published_rows(study, **pair)
     if not rows:
         raise InputError(f"{study} has no row with {pair}: look into mqb_monai/records/{study}.json.")

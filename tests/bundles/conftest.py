@@ -1,13 +1,16 @@
-"""A reduced phantom bundle (small network, small window) and a data set of four phantoms, made once a session."""
+"""Every bundle as ``root``; bundles at reduced size and two small data sets, made once a session."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import shutil
 import warnings
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 with warnings.catch_warnings():  # torch 2.13 deprecates torch.jit.script, which ignite's imports bring in
@@ -22,6 +25,13 @@ from mqb_monai.data.phantom import write_phantoms
 from mqb_monai.data.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if path.is_dir() and not path.name.startswith("_"))
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda path: path.name)
+def root(request):
+    """The folder of each bundle of the repository in turn: read it, never write to it."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -51,24 +61,46 @@ def own_dataset(dataset, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def reduced_bundle(render, catalog, tmp_path_factory):
+def miniature(tmp_path_factory):
+    """Four volumes of noise, one in each list, with the labels 0 to 2, which every bundle has: never write to it."""
+    folder = tmp_path_factory.mktemp("miniature")
+    generator = np.random.default_rng(0)
+    content = {}
+    for split in ("training", "validation", "calibration", "test"):
+        image = generator.normal(0, 100, (20, 24, 18)).astype(np.float32)
+        label = generator.integers(0, 3, image.shape, np.uint8)
+        content[split] = [{"image": f"{split}_image.nii.gz", "label": f"{split}_label.nii.gz"}]
+        for kind, array in (("image", image), ("label", label)):
+            nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 1.5, 1.0])), folder / content[split][0][kind])
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reduce_bundle(render, catalog):
+    """``reduce_bundle(name, folder, roi_size, **network_def)``: a bundle with these values, randomly initialised."""
+
+    def write(name: str, folder: Path, roi_size: list[int], **network_def) -> Path:
+        row = copy.deepcopy(catalog[name])
+        row["network_def"].update(network_def)
+        row["roi_size"] = roi_size
+        root = folder / name
+        for relative, text in render.render_bundle(render.Row(name, row), ROOT / "bundles/_templates").items():
+            (root / relative).parent.mkdir(parents=True, exist_ok=True)
+            (root / relative).write_text(text, encoding="utf-8")
+        torch.manual_seed(0)
+        parser = ConfigParser(ConfigParser.load_config_file(root / "configs/inference.json"))
+        save_weights(parser.get_parsed_content("network_def"), root / "models" / "model.pt")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def reduced_bundle(reduce_bundle, tmp_path_factory):
     """The phantom bundle with 4-8-8-8 features and a window of 32³, randomly initialised."""
-    row = copy.deepcopy(catalog["nnunet_phantom"])
-    row["network_def"]["features_per_stage"] = [4, 8, 8, 8]
-    row["roi_size"] = [32, 32, 32]
-    for transform in row["train"]["augmentation"]:
-        if "roi_size" in transform:
-            transform["roi_size"] = [32, 32, 32]
-    root = tmp_path_factory.mktemp("bundles") / "nnunet_phantom"
-    for relative, text in render.render_bundle(render.Row("nnunet_phantom", row), ROOT / "bundles/_templates").items():
-        (root / relative).parent.mkdir(parents=True, exist_ok=True)
-        (root / relative).write_text(text, encoding="utf-8")
-    torch.manual_seed(0)
-    network = ConfigParser(ConfigParser.load_config_file(root / "configs/inference.json")).get_parsed_content(
-        "network_def"
-    )
-    save_weights(network, root / "models" / "model.pt")
-    return root
+    folder = tmp_path_factory.mktemp("bundles")
+    return reduce_bundle("nnunet_phantom", folder, [32, 32, 32], features_per_stage=[4, 8, 8, 8])
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ def fails(capsys, *words: str) -> str:
 def test_main_without_arguments_lists_every_command(capsys):
     main([])
     lines = capsys.readouterr().out.splitlines()
-    assert [line[2:20].strip() for line in lines[1:]] == ["data phantom", "data hippocampus", "quantize"]
+    data = ("phantom", "hippocampus", "btcv", "abdomenatlas", "wholebrain", "totalsegmentator")
+    expected = ["list", *(f"data {name}" for name in data), "weights import", "weights download", "quantize", "pack"]
+    assert [line[2:26].strip() for line in lines[1:]] == expected
     assert all(len(line.split()) > 4 for line in lines)
 
 
@@ -52,7 +54,8 @@ def test_main_lists_commands_without_loading_torch():
 def test_module_runs_the_command_line():
     done = subprocess.run([sys.executable, "-m", "mqb_monai", "data", "nonsense"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "error: unknown command 'nonsense': expected phantom or hippocampus.\n"
+    expected = "phantom or hippocampus or btcv or abdomenatlas or wholebrain or totalsegmentator"
+    assert done.stderr == f"error: unknown command 'nonsense': expected {expected}.\n"
 
 
 def test_quantize_passes_on_every_option_as_text(calls, capsys):
@@ -79,7 +82,7 @@ def test_quantize_says_what_it_wrote_and_how_to_go_on(calls, capsys):
         ("quantize --bundle b --images a.nii b.nii", "quantize: unexpected 'b.nii'. Quote a pattern"),
         ("quantize --bundle b --images", "--images needs a value"),
         ("quantize --bundle --images a.nii", "--bundle needs a value"),
-        ("quantise", "unknown command 'quantise': expected data or quantize"),
+        ("quantise", "unknown command 'quantise': expected list or data or weights or quantize or pack"),
         ("data phantom --out d --count 4", "--count is no option of data phantom"),
     ],
 )

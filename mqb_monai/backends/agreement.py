@@ -17,6 +17,7 @@ from mqb_monai.quantization.layer_weight import TRANSPOSED
 REQUIRED_SHARE = 0.999
 _MAX_POSITIONS = 20**3
 _ROUNDING = 1e-3  # of a step: float32 sums of exactly one step come out a little above it
+_TIE = 1e-3  # of a step: so near to half a step, the last bit of a float decides how a value is rounded
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ def check_layers(qnet: nn.Module, example_input: torch.Tensor) -> list[LayerAgre
 
     The inputs are those that ``example_input`` puts into the layers of the simulation: of the first sample a central
     block of at most 20^3 positions (linear: the first 20^3 tokens). A constant block (an example of zeros) would show
-    nothing and is replaced by noise over the calibrated range. Floating point is FP32 here whatever the engine's
-    precision: what is checked is the integer arithmetic.
+    nothing and is replaced by noise over the calibrated range. Values next to a rounding tie are moved onto the grid:
+    up-sampling copies one of them to a whole kernel, and the engine may round it the other way. Floating point is FP32
+    here whatever the engine's precision: what is checked is the integer arithmetic.
 
     Args:
         qnet: a network whose quantized layers have per-tensor input scales.
@@ -126,7 +128,8 @@ def _capture_inputs(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, t
     def keep(name: str):
         def hook(module, args, kwargs):
             if name not in captured:
-                captured[name] = _block(module, plain_input(args[0] if args else next(iter(kwargs.values()))))
+                block = _block(module, plain_input(args[0] if args else next(iter(kwargs.values()))))
+                captured[name] = _without_ties(module, block)
 
         return hook
 
@@ -158,3 +161,9 @@ def _block(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
         noise = torch.rand(block.shape, generator=generator) * 2 - 1
         return noise * layer.spec.input.qmax * layer.input_scale.cpu()
     return block.clone()
+
+
+def _without_ties(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
+    steps = x / layer.input_scale.cpu()
+    tie = (steps - steps.floor() - 0.5).abs() < _TIE
+    return torch.where(tie, layer.fake_quantize_input(x), x)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends.engine import plain_input
+from mqb_monai.backends.layer_names import naming_decoder, note_names, restore_names
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import export_mode, quantized_layers
 from mqb_monai.quantization.layer_weight import TRANSPOSED
@@ -50,22 +51,20 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
         example_inputs: one float tensor per argument of ``forward``.
 
     Returns:
-        an ``openvino.Model`` with static shapes; the weights of quantized layers are 8-bit constants in it.
+        an ``openvino.Model`` with static shapes; the weights of quantized layers are 8-bit constants in it, and every
+        layer's operation is named after the layer.
 
     Raises:
         InputError: where the network cannot be traced or converted.
     """
     openvino = import_openvino()
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
     inputs = tuple(plain_input(x) for x in example_inputs)
     network = _on_cpu(network)
     with _quiet(), _without_telemetry(), _evaluating(network), _weights_in_graph(network), torch.no_grad():
         try:
-            # Our own decoder, since OpenVINO's default checks the trace by running the network four more times.
-            decoder = TorchScriptPythonDecoder(network, example_input=inputs, trace_kwargs={"check_trace": False})
+            decoder = naming_decoder(network, inputs)
             shapes = [tuple(x.shape) for x in inputs]
-            return openvino.convert_model(decoder, example_input=inputs, input=shapes)
+            model = openvino.convert_model(decoder, example_input=inputs, input=shapes)
         except Exception as error:  # whatever a network's own forward, torch's tracer or OpenVINO raises
             reason = " ".join(str(error).split())[:500]
             raise InputError(
@@ -73,6 +72,8 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
                 f"{', '.join(str(tuple(x.shape)) for x in inputs)}: {reason}. "
                 "Check that the network runs on such an input; backend 'torch' runs it as it is."
             ) from error
+    restore_names(model)
+    return model
 
 
 def compile_model(model: Any, precision: str = "fp32", threads: int | None = None) -> Any:
@@ -86,6 +87,7 @@ def compile_model(model: Any, precision: str = "fp32", threads: int | None = Non
     config = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
+    note_names(model)
     return import_openvino().Core().compile_model(model, "CPU", config)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.agreement import LayerAgreement, check_layers, refuse_disagreement
+from mqb_monai.backends.agreement import LayerAgreement, _without_ties, check_layers, refuse_disagreement
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize
 
@@ -64,6 +64,12 @@ def test_kinds_of_layers(layer, shape):
     (agreement,) = check_layers(quantize(layer, "w8a8_engine", [x]), x)
     assert agreement.share == 1  # a tie may go the other way: one step
     assert agreement.max_steps <= 1.001
+
+
+def test_a_value_at_a_rounding_tie_is_moved_onto_the_grid():
+    layer = quantize(nn.Linear(4, 1), "w8a8_engine", [torch.tensor([[127.0, 0.0, 0.0, 0.0]])])  # a scale of 1
+    x = torch.tensor([[1.5, 2.4999, -0.5001, 3.49]])
+    assert _without_ties(layer, x).tolist() == [[2.0, 2.0, -1.0, pytest.approx(3.49)]]  # by hand
 
 
 def test_a_grouped_transposed_convolution_is_reported_as_float(tmp_path, caplog):

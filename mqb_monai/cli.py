@@ -12,6 +12,7 @@ from typing import Any
 
 import fire
 
+from mqb_monai.commands.bench import BENCH
 from mqb_monai.commands.collection import list_command, pack
 from mqb_monai.commands.data import DATA
 from mqb_monai.commands.quantize import quantize
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Any] = {
     "weights": WEIGHTS,
     "quantize": quantize,
     "pack": pack,
+    "bench": BENCH,
     "report": report,
 }
 
@@ -113,5 +115,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `... list | head` has read enough
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # which the interpreter flushes at exit
     except KeyboardInterrupt as error:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: what was not complete was not written", file=sys.stderr)
         raise SystemExit(130) from error

@@ -41,6 +41,7 @@ def test_main_without_arguments_lists_every_command(capsys):
     lines = capsys.readouterr().out.splitlines()
     data = ("phantom", "hippocampus", "btcv", "abdomenatlas", "wholebrain", "totalsegmentator")
     expected = ["list", *(f"data {name}" for name in data), "weights import", "weights download", "quantize", "pack"]
+    expected += ["bench run", "bench status", "bench table", "report"]
     assert [line[2:26].strip() for line in lines[1:]] == expected
     assert all(len(line.split()) > 4 for line in lines)
 
@@ -124,9 +125,14 @@ def test_main_says_that_an_interruption_left_nothing(monkeypatch, capsys):
     monkeypatch.setattr(cli.fire, "Fire", lambda *_, **__: interrupted())
     with pytest.raises(SystemExit) as caught:
         main(["quantize", "--bundle", "b"])
-    assert caught.value.code == 130 and "nothing was written" in capsys.readouterr().err
+    assert caught.value.code == 130 and "not complete was not written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["a,b", ("a", "b"), ["a, b"]])
 def test_as_list_accepts_what_fire_makes_of_a_list(value):
     assert as_list(value) == ("a", "b")
+
+
+def test_report_takes_one_folder_and_no_second(capsys, tmp_path):
+    assert "no records in" in fails(capsys, "report", str(tmp_path), "--out", str(tmp_path / "page"))
+    assert "unexpected 'second'" in fails(capsys, "report", str(tmp_path), "second")

@@ -1,0 +1,104 @@
+"""One number per scheme: what is left of FP32 over all bundles, with the parts that it is made of.
+
+    score = 100 x mean over bundles of (DSC kept x NSD kept x worst class's DSC kept)^(1/3)
+
+"Kept" is the cell's score over FP32's on torch, of the same bundle and split, cut to 0..1. Why so:
+
+- A quotient, because bundles differ in how hard their task is; quotients are averaged geometrically, so that no
+  part's scale counts more (Fleming and Wallace, CACM 1986). Over bundles the mean is arithmetic: a scheme that fails
+  on one network loses that network's share, not everything.
+- Volume, surface and worst class, because quantization that keeps the mean can lose a small organ altogether: then
+  the third part, and with it the bundle's share, is 0.
+- Cut at 1, because a gain over FP32 is noise of the test set and must not pay for a loss elsewhere.
+- Bits, size and latency stand beside the score, not in it: how much DSC a millisecond is worth is the user's to say.
+  Compare scores of one number of bits, or read them against the bits.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+
+from mqb_monai.records.cell import REFERENCE, CellRecord
+
+
+@dataclass(frozen=True)
+class SchemeScore:
+    """A scheme on a backend over all bundles that have it; NaN where nothing can be compared.
+
+    Attributes:
+        score: 0 to 100, as the module says.
+        dice_kept, surface_dice_kept, worst_class_kept: means of the parts over bundles, 0 to 1.
+        bundles: how many went in; compare scores of the same bundles only.
+        weight_bits, activation_bits: of the scheme.
+        size_ratio, latency_ratio: geometric means over bundles of the cell's over FP32's on torch.
+    """
+
+    scheme: str
+    backend: str
+    score: float
+    dice_kept: float
+    surface_dice_kept: float
+    worst_class_kept: float
+    bundles: int
+    weight_bits: int
+    activation_bits: int
+    size_ratio: float
+    latency_ratio: float
+
+
+def score_schemes(records: list[CellRecord]) -> list[SchemeScore]:
+    """The score of every scheme and backend, best first, NaN last; cells without their FP32 cell do not count."""
+    references = {(r.bundle, r.split): r for r in records if (r.scheme, r.backend) == REFERENCE}
+    pairs = defaultdict(list)
+    for record in records:
+        if (record.bundle, record.split) in references:
+            pairs[record.scheme, record.backend].append((record, references[record.bundle, record.split]))
+    scores = [_score_scheme(*key, cells) for key, cells in pairs.items()]
+    return sorted(scores, key=lambda s: (math.isnan(s.score), -s.score, s.scheme, s.backend))
+
+
+def _score_scheme(scheme: str, backend: str, cells: list[tuple[CellRecord, CellRecord]]) -> SchemeScore:
+    parts = [kept_parts(record, reference) for record, reference in cells]
+    dice_kept, surface_dice_kept, worst_class_kept = (_mean(column) for column in zip(*parts, strict=True))
+    return SchemeScore(
+        scheme=scheme,
+        backend=backend,
+        score=100 * _mean([math.prod(part) ** (1 / 3) for part in parts]),
+        dice_kept=dice_kept,
+        surface_dice_kept=surface_dice_kept,
+        worst_class_kept=worst_class_kept,
+        bundles=len(cells),
+        weight_bits=cells[0][0].weight_bits,
+        activation_bits=cells[0][0].activation_bits,
+        size_ratio=_geometric_mean([record.weights_mb / reference.weights_mb for record, reference in cells]),
+        latency_ratio=_geometric_mean([record.latency_ms / reference.latency_ms for record, reference in cells]),
+    )
+
+
+def kept_parts(record: CellRecord, reference: CellRecord) -> tuple[float, float, float]:
+    """DSC, NSD and worst class's DSC of a cell over FP32's, each 0 to 1; NaN where FP32 has none."""
+    classes = [_kept(record.dice["per_class"][name], dice) for name, dice in reference.dice["per_class"].items()]
+    return (
+        _kept(record.dice["mean"], reference.dice["mean"]),
+        _kept(record.surface_dice["mean"], reference.surface_dice["mean"]),
+        min((kept for kept in classes if not math.isnan(kept)), default=float("nan")),
+    )
+
+
+def _kept(score: float, reference: float) -> float:
+    if math.isnan(score) or math.isnan(reference) or reference <= 0:
+        return float("nan")
+    return min(score / reference, 1.0)
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else float("nan")
+
+
+def _geometric_mean(values: list[float]) -> float:
+    known = [value for value in values if value > 0]
+    return statistics.geometric_mean(known) if known else float("nan")

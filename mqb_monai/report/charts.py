@@ -1,0 +1,198 @@
+"""The charts of scores. One definition serves the page and the PNG: Vega-Altair draws both, without a browser.
+
+Colours: Okabe and Ito, https://jfly.uni-koeln.de/color (told apart by colour-blind eyes; shapes repeat what they say),
+and blue-white-orange for drops, by the square root, since drops of 0.1 % and of 90 % stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from mqb_monai.records.cell import CellRecord
+from mqb_monai.records.evaluation import without_nan
+from mqb_monai.report.scores import Row, bits_label, case_rows, cell_label, organ_rows, tradeoff_rows
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+MANY_CLASSES = 40  # from here on the heat map has low tiles
+GAIN, LOSS, INK, FAINT = "#0072B2", "#D55E00", "#1b1f24", "#8a94a0"
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # that Altair writes: the page draws with the same
+FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+DROP_SCALE = alt.Scale(type="sqrt", domain=[-100, 0, 100], range=[GAIN, "#ffffff", LOSS], interpolate="rgb", clamp=True)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart with its words and its numbers.
+
+    Attributes:
+        name: of the PNG, without its ending; unique in a report.
+        title, caption: the caption says what to look for and what does not count.
+        chart: Altair's, without its width.
+        rows: the numbers, all with the same keys.
+    """
+
+    name: str
+    title: str
+    caption: str
+    chart: Any
+    rows: list[Row]
+
+
+def styled(chart: Any, width: int | str) -> dict[str, Any]:
+    """The Vega-Lite of ``chart`` in the report's type and lines, ``width`` in CSS pixels or ``container``."""
+    title = {"titleFontWeight": "normal", "titleFontSize": 12, "labelFontSize": 11, "titleColor": INK}
+    axis = {**title, "labelColor": INK, "gridColor": "#e6eaee", "domainColor": FAINT, "tickColor": FAINT}
+    return (
+        chart.properties(width=width, autosize={"type": "fit-x", "contains": "padding"}, background="white")
+        .configure(font=FONT, axis=axis, legend=title, view={"stroke": None})
+        .to_dict()
+    )
+
+
+def chart_of(rows: Sequence[Row], height: int) -> alt.Chart:
+    """An empty chart of ``rows``; its width comes with :func:`styled`."""
+    return alt.Chart(alt.Data(values=without_nan(list(rows)))).properties(height=height)
+
+
+def dsc_axis(rows: Sequence[Row]) -> alt.Scale:
+    """From a little below the smallest DSC to a little above the greatest."""
+    values = [row["dsc"] for row in rows]
+    margin = 0.06 * (max(values) - min(values)) or 0.05
+    return alt.Scale(domain=[max(0.0, min(values) - margin), min(1.0, max(values) + margin)], nice=False)
+
+
+def tradeoff_figures(dataset: str, cells: Sequence[CellRecord]) -> list[Figure]:
+    """DSC against bits, and against latency with the Pareto front, of all cells of one data set."""
+    rows = tradeoff_rows(cells)
+    return [
+        Figure(
+            f"bits.{file_name(dataset)}",
+            f"DSC against bits · {dataset}",
+            "One mark per cell: mean DSC over classes. Marks of one bundle above each other are its granularities.",
+            _bits_chart(rows, list(dict.fromkeys(map(bits_label, cells)))),
+            rows,
+        ),
+        Figure(
+            f"latency.{file_name(dataset)}",
+            f"DSC against latency · {dataset}",
+            "Median time of one window. The line is the Pareto front of what runs as deployed; hollow marks are "
+            "simulated integers, whose DSC counts and whose time does not.",
+            _latency_chart(rows),
+            rows,
+        ),
+    ]
+
+
+def _bits_chart(rows: list[Row], order: list[str]) -> alt.Chart:
+    return (
+        chart_of(rows, 300)
+        .mark_point(filled=True, size=80, opacity=0.85)
+        .encode(
+            x=alt.X("bits:N", sort=order, title="weights and activations", axis=alt.Axis(labelAngle=0)),
+            xOffset="bundle:N",
+            y=alt.Y("dsc:Q", title="DSC", scale=dsc_axis(rows)),
+            **_by_bundle(rows),
+            tooltip=_tooltip(),
+        )
+    )
+
+
+def _latency_chart(rows: list[Row]) -> alt.LayerChart:
+    base = chart_of([row for row in rows if row["latency_ms"] > 0], 300).encode(
+        x=alt.X(
+            "latency_ms:Q",
+            title="latency of one window, ms (log)",
+            scale=alt.Scale(type="log", padding=16, nice=False),
+            axis=alt.Axis(tickCount=5, labelOverlap="greedy"),
+        ),
+        y=alt.Y("dsc:Q", title="DSC", scale=dsc_axis(rows)),
+    )
+    front = base.mark_line(interpolate="step-after", strokeDash=[5, 3], color=INK).transform_filter("datum.front")
+    marks = [
+        base.transform_filter(alt.datum.runs == runs)
+        .mark_point(size=80, filled=filled, strokeWidth=1.5)
+        .encode(**_by_bundle(rows), tooltip=_tooltip())
+        for runs, filled in (("simulated", False), ("as deployed", True))
+    ]
+    return alt.layer(front, *marks)
+
+
+def _by_bundle(rows: Sequence[Row]) -> dict[str, Any]:
+    """Colour and shape by bundle, together in one legend; 56 bundles pass before a pair of them comes again."""
+    bundles = list(dict.fromkeys(row["bundle"] for row in rows))
+    legend = alt.Legend(orient="bottom", columns=1, labelLimit=0, title=None)
+    colours, shapes = ([cycle[i % len(cycle)] for i in range(len(bundles))] for cycle in (PALETTE, SHAPES))
+    return {
+        "color": alt.Color("bundle:N", scale=alt.Scale(domain=bundles, range=colours), legend=legend),
+        "shape": alt.Shape("bundle:N", scale=alt.Scale(domain=bundles, range=shapes), legend=legend),
+    }
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("bundle:N"),
+        alt.Tooltip("cell:N"),
+        alt.Tooltip("dsc:Q", title="DSC", format=".4f"),
+        alt.Tooltip("latency_ms:Q", title="latency, ms", format=",.1f"),
+        alt.Tooltip("runs:N", title="time is of"),
+    ]
+
+
+def organ_figure(bundle: str, cells: Sequence[CellRecord]) -> Figure | None:
+    """Heat map of the relative drop by class and cell of one bundle; None where FP32 is missing or alone."""
+    rows = organ_rows(cells)
+    if not rows:
+        return None
+    organs, order = list(dict.fromkeys(row["organ"] for row in rows)), list(map(cell_label, cells))
+    bare = {"ticks": False, "domain": False}
+    base = chart_of(rows, (24 if len(organs) <= MANY_CLASSES else 14) * len(organs)).encode(
+        x=alt.X("cell:N", sort=order, title=None, axis=alt.Axis(labelAngle=-90, labelLimit=160, orient="top", **bare)),
+        y=alt.Y("organ:N", sort=organs, title=None, axis=alt.Axis(labelLimit=130, **bare)),
+    )
+    tiles = base.mark_rect(stroke="#ffffff", strokeWidth=1.5).encode(
+        color=alt.Color(
+            "drop:Q",
+            scale=DROP_SCALE,
+            legend=alt.Legend(title="drop, %", orient="bottom", values=[-100, -25, 0, 25, 100], gradientLength=220),
+        ),
+        tooltip=[
+            alt.Tooltip("organ:N"),
+            alt.Tooltip("cell:N"),
+            alt.Tooltip("fp32:Q", title="FP32 DSC", format=".4f"),
+            alt.Tooltip("dsc:Q", title="DSC", format=".4f"),
+            alt.Tooltip("drop:Q", title="drop, %", format=".2f"),
+        ],
+    )
+    numbers = base.mark_text(fontSize=10, color=INK).encode(text=alt.Text("drop:Q", format=".1f"))
+    return Figure(
+        f"organs.{file_name(bundle)}",
+        bundle,
+        "Drop of the mean DSC against FP32, in per cent of it. Orange loses, blue gains, white is equal.",
+        tiles + numbers,
+        rows,
+    )
+
+
+def case_figure(bundle: str, cells: Sequence[CellRecord]) -> Figure:
+    """The cases' mean DSC of every cell of one bundle: box and single cases."""
+    rows, order = case_rows(cells), list(map(cell_label, cells))
+    base = chart_of(rows, 34 * len(order)).encode(
+        x=alt.X("dsc:Q", title="DSC, mean over classes", scale=dsc_axis(rows)),
+        y=alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)),
+    )
+    boxes = base.mark_boxplot(size=16, outliers=False, color="#c9dcea", median={"color": INK}, rule={"color": FAINT})
+    ticks = base.mark_tick(color=GAIN, opacity=0.7, size=22).encode(
+        tooltip=[alt.Tooltip("case:N"), alt.Tooltip("cell:N"), alt.Tooltip("dsc:Q", title="DSC", format=".4f")]
+    )
+    caption = "One tick per case; the box holds the middle half of them, its line is the median."
+    return Figure(f"cases.{file_name(bundle)}", bundle, caption, boxes + ticks, rows)
+
+
+def file_name(text: str) -> str:
+    """``text`` as a part of a file's name: other characters than letters, digits, ``_`` and ``-`` become one ``-``."""
+    return "-".join("".join(c if c.isalnum() or c in "_-" else " " for c in text).split())

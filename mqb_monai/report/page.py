@@ -1,0 +1,211 @@
+"""The page and its PNGs: everything that the records of a runs folder hold, in one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import vl_convert
+from markupsafe import Markup, escape
+
+from mqb_monai.errors import InputError
+from mqb_monai.records.aggregate import score_schemes
+from mqb_monai.records.cell import REFERENCE, CellRecord
+from mqb_monai.records.files import atomic_path
+from mqb_monai.records.versions import versions
+from mqb_monai.report import published
+from mqb_monai.report.charts import VEGA_LITE, Figure, case_figure, organ_figure, styled, tradeoff_figures
+from mqb_monai.report.overlays import JUDGEMENTS, CasePictures, case_pictures, data_uri
+from mqb_monai.report.png import PNG_FOLDER, PPI, write_figure, write_overlays
+from mqb_monai.report.runs import Runs, read_runs
+from mqb_monai.report.scores import group_cells, leaderboard_rows
+from mqb_monai.report.sensitivity_charts import sensitivity_figures
+from mqb_monai.report.shift_charts import shift_figures
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class ChartSection:
+    """Figures under one heading, ``short`` in the navigation; without figures it is left out of the page."""
+
+    id: str
+    short: str
+    title: str
+    note: str
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What was written: the page, the PNGs, and what the page leaves out, one sentence each."""
+
+    page: Path
+    pngs: list[Path]
+    left_out: list[str]
+
+
+def write_report(folder: str | os.PathLike, out: str | os.PathLike) -> WrittenReport:
+    """Write ``OUT/index.html`` and ``OUT/png/*.png`` from the records of the runs folder ``folder``.
+
+    Raises:
+        InputError: nothing in ``folder`` can be shown (:func:`mqb_monai.report.runs.read_runs`), or ``out`` cannot be
+            written. Both leave what was in ``out`` as it was.
+    """
+    runs, out = read_runs(folder), Path(out)
+    pictures = _read_pictures(runs)
+    sections = [section for section in chart_sections(runs) if section.figures]
+    html = render_page(runs, sections, pictures)
+    with atomic_path(out / PNG_FOLDER) as temporary:
+        temporary.mkdir()
+        for figure in (each for section in sections for each in section.figures):
+            write_figure(temporary, figure)
+        for cell, cases in pictures:
+            write_overlays(temporary, cell.id, cases)
+    with atomic_path(out / PAGE) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    failed = [f"{error.id} failed: {error.message}" for error in runs.errors]
+    return WrittenReport(out / PAGE, sorted((out / PNG_FOLDER).glob("*.png")), runs.problems + failed)
+
+
+def _read_pictures(runs: Runs) -> list[tuple[CellRecord, list[CasePictures]]]:
+    """The pictures of every cell but FP32 on torch that has some; damaged slices become one of the problems."""
+    pictures = []
+    for cell in (each for each in runs.cells if (each.scheme, each.backend) != REFERENCE):
+        try:
+            pictures.append((cell, case_pictures(runs.folder, cell)))
+        except InputError as error:
+            runs.problems.append(str(error))
+    return [(cell, cases) for cell, cases in pictures if cases]
+
+
+def chart_sections(runs: Runs) -> list[ChartSection]:
+    """All charts, in the page's order."""
+    bundles = group_cells(runs.cells, "bundle").items()
+    datasets = group_cells(runs.cells, "dataset").items()
+    organs = [organ_figure(bundle, cells) for bundle, cells in bundles]
+    return [
+        ChartSection(
+            "tradeoff",
+            "Bits and latency",
+            "DSC against bits and latency",
+            "One pair of charts for each data set, since DSC is not comparable between data sets.",
+            [figure for dataset, cells in datasets for figure in tradeoff_figures(dataset, cells)],
+        ),
+        ChartSection(
+            "organs",
+            "Organs",
+            "Drop by organ",
+            "Which organs pay for quantization. A bundle without its FP32 cell is left out.",
+            [figure for figure in organs if figure is not None],
+        ),
+        ChartSection(
+            "cases",
+            "Cases",
+            "Distribution over cases",
+            "Whether a drop is everywhere or in few cases.",
+            [case_figure(bundle, cells) for bundle, cells in bundles],
+        ),
+        ChartSection(
+            "sensitivity",
+            "Sensitivity",
+            "Layer sensitivity",
+            "Which layers the drop comes from.",
+            [figure for record in runs.sensitivity for figure in sensitivity_figures(record)],
+        ),
+        ChartSection(
+            "activations",
+            "Activations",
+            "Activation shift",
+            "What quantization does to the inputs of the layers.",
+            [figure for record in runs.shifts for figure in shift_figures(record)],
+        ),
+    ]
+
+
+def render_page(runs: Runs, sections: list[ChartSection], pictures: list[tuple[CellRecord, list[CasePictures]]]) -> str:
+    """The page's HTML."""
+    names = {"leaderboard": "Leaderboard", "schemes": "Schemes"} | {each.id: each.short for each in sections}
+    names |= {"overlays": "Overlays"} if pictures else {}
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            runs=runs,
+            bundles=group_cells(runs.cells, "bundle"),
+            datasets=group_cells(runs.cells, "dataset"),
+            leaderboard=leaderboard_rows(runs.cells),
+            schemes=score_schemes(runs.cells),
+            confidence=_confidence(runs.cells),
+            nsd_note=_nsd_note(runs.cells),
+            chart_sections=sections,
+            pictures=pictures,
+            judgements=JUDGEMENTS,
+            same_scheme=published.same_scheme(runs.cells),
+            same_engine=published.same_engine(runs.cells),
+            study_rows=published.study_rows(),
+            engine_rows=published.engine_rows(),
+            sections=names | {"published": "Published", "provenance": "Provenance"},
+            version=versions().get("mqb_monai", ""),
+            png_folder=PNG_FOLDER,
+            ppi=PPI,
+            vega=Markup(vl_convert.javascript_bundle(vl_version=VEGA_LITE)),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mqb_monai.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["asset"] = lambda name: Markup(_asset(name))
+    environment.filters |= {"tint": tint, "fixed": fixed, "spec": spec, "breakable": breakable, "data_uri": data_uri}
+    environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (resources.files("mqb_monai.report") / name).read_text(encoding="utf-8")
+
+
+def tint(percent: float) -> float:
+    """How strongly a cell is coloured for a drop in per cent, 0 to 80: by the square root, as in the heat map."""
+    return round(8 * math.sqrt(min(abs(percent), 100.0)), 1)
+
+
+def fixed(value: float, digits: int) -> str:
+    """``value`` with ``digits`` after the point, and commas between the thousands."""
+    return f"{value:,.{digits}f}"
+
+
+def breakable(name: str) -> Markup:
+    """``name`` that a narrow column may break behind ``_`` and ``.``."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
+
+
+def spec(figure: Figure) -> Markup:
+    """The chart's Vega-Lite as JSON that may stand in a ``script`` element."""
+    return jinja2.utils.htmlsafe_json_dumps(styled(figure.chart, "container"))
+
+
+def _confidence(cells: list[CellRecord]) -> float | None:
+    return next((drop.confidence for cell in cells for drop in cell.statistics.values()), None)
+
+
+def _nsd_note(cells: list[CellRecord]) -> str:
+    """Variant and tolerance of the NSD: of all cells where they are equal, else bundle by bundle."""
+    notes: dict[str, list[str]] = {}
+    for cell in cells:
+        variant = "sub-voxel" if cell.surface_dice["use_subvoxels"] else "voxel"
+        notes.setdefault(f"NSD on {variant} surfaces at {cell.surface_dice['tolerance_mm']} mm", []).append(cell.bundle)
+    if len(notes) == 1:
+        return f"{next(iter(notes))}."
+    return "; ".join(f"{note} ({', '.join(dict.fromkeys(bundles))})" for note, bundles in notes.items()) + "."

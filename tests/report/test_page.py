@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from mqb_monai.errors import InputError
+from mqb_monai.records.cell import write_cell
+from mqb_monai.report.page import breakable, fixed, tint, write_report
+
+from .conftest import CASES
+
+
+@pytest.fixture(scope="module")
+def html(written) -> str:
+    """The page without its scripts."""
+    return re.sub(r"<script>.*?</script>", "", written.page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def table(html: str, identity: str) -> str:
+    return re.search(rf'<table[^>]*id="{identity}".*?</table>', html, re.DOTALL)[0]
+
+
+def test_page_asks_no_server_for_anything(html):
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', html)
+    assert not re.findall(r"url\((?!'data:)|@import", html)
+    assert "<link" not in html.replace('<link rel="icon" href="data:,">', "")
+
+
+def test_page_shows_every_cell_and_every_published_row(html):
+    assert table(html, "leaderboard-table").count("<tr>") == 1 + 18
+    assert table(html, "study-table").count("<tr>") == 1 + 119
+    assert table(html, "engine-table").count("<tr>") == 1 + 7
+    assert table(html, "same-scheme").count("stunet_") == 5
+
+
+def test_page_gives_the_command_of_every_cell(html):
+    commands = re.findall(r'<pre id="cell-[^"]*" tabindex="0">(.*?)</pre>', html)
+    assert len(commands) == 18 and all(command.startswith("python -m mqb_monai bench run") for command in commands)
+
+
+def test_page_names_what_it_leaves_out(html, written):
+    for part in ("stunet_b_btcv.w8a8_per_channel.torch.test", "stunet_b_btcv.w4a4_engine.torch.test"):
+        assert part in html and any(part in sentence for sentence in written.left_out)
+
+
+def test_page_has_pictures_of_every_quantized_cell(html):
+    assert html.count('class="panels"') == 15 * 2 and html.count("<img ") == 15 * 2 * 4
+    assert f"disagreement of {CASES[2]} under w4a4_per_tensor" in html
+
+
+def test_pngs_are_for_papers(written):
+    names = {path.name.split(".")[0] for path in written.pngs}
+    charts = {"bits", "latency", "organs", "cases", "sensitivity-layers", "shift-histograms", "overlay-worst"}
+    assert charts <= names
+    for path in written.pngs[::9]:
+        with Image.open(path) as picture:
+            assert round(picture.info["dpi"][0]) == 300 and picture.width >= 1500
+
+
+def test_names_in_records_cannot_become_markup(tmp_path, cell):
+    """A case's or a bundle's name is somebody else's text."""
+    evil = '<img src=x onerror="alert(1)"></script>'
+    write_cell(tmp_path / "RUNS", replace(cell, network=evil, class_names=[evil], overlays={}))
+    page = write_report(tmp_path / "RUNS", tmp_path / "out").page.read_text(encoding="utf-8")
+    assert evil not in page and "<img src=x" not in page
+
+
+def test_write_report_of_an_empty_folder_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="no records in"):
+        write_report(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tint_is_the_square_root_and_ends_at_80():
+    """By hand: 8 * sqrt(25) = 40, 8 * sqrt(100) = 80."""
+    assert [tint(each) for each in (0.0, 25.0, -25.0, 400.0)] == [0.0, 40.0, 40.0, 80.0]
+
+
+def test_fixed_and_breakable_format():
+    assert fixed(12345.678, 1) == "12,345.7"
+    assert breakable("a_b.<") == "a_<wbr>b.<wbr>&lt;"

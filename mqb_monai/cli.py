@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fire
@@ -56,7 +56,7 @@ def check_arguments(words: Sequence[str]) -> None:
         return
     name, options = " ".join(words[:used]), inspect.signature(command).parameters
     positional = [option for option in options.values() if option.kind is not inspect.Parameter.KEYWORD_ONLY]
-    expects_value = ""
+    expects_value, given = "", set()
     for word in words[used:]:
         if FLAG.fullmatch(word):
             _require_no_wait(expects_value)
@@ -65,6 +65,7 @@ def check_arguments(words: Sequence[str]) -> None:
                 near = difflib.get_close_matches(key, options, n=2) or options
                 raise InputError(f"{word} is no option of {name}: did you mean {' or '.join('--' + o for o in near)}?")
             expects_value = "" if equals else word
+            given.add(key.replace("-", "_"))
         elif expects_value:
             expects_value = ""
         elif positional:
@@ -72,6 +73,15 @@ def check_arguments(words: Sequence[str]) -> None:
         else:
             raise InputError(f"{name}: unexpected {word!r}. Quote a pattern, so that the shell leaves it alone.")
     _require_no_wait(expects_value)
+    unmet = [option.name.upper() for option in positional]
+    unmet += [f"--{option}" for option in _required_options(options) if option not in given]
+    if unmet:
+        raise InputError(f"{name} needs {' and '.join(unmet)}: see python -m mqb_monai {name} --help.")
+
+
+def _required_options(options: Mapping[str, inspect.Parameter]) -> list[str]:
+    keyword_only, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    return [name for name, option in options.items() if (option.kind, option.default) == (keyword_only, empty)]
 
 
 def _require_no_wait(flag: str) -> None:

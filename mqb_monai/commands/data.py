@@ -22,17 +22,17 @@ def phantom(*, out: str, num: int = 20, seed: int = 0) -> None:
     print(f"wrote {write_phantoms(out, num, seed)}")
 
 
-@SetParseFns(out=str, source=str)
-def hippocampus(*, out: str, source: str = "") -> None:
+@SetParseFns(out=str, src=str)
+def hippocampus(*, out: str, src: str = "") -> None:
     """Write the hippocampus MRI data set (Medical Segmentation Decathlon, Task04) with our four disjoint lists.
 
     Args:
         out: the folder to make.
-        source: the unpacked public folder Task04_Hippocampus; downloaded where it is not given.
+        src: the unpacked public folder Task04_Hippocampus; downloaded where it is not given.
     """
     from mqb_monai.data.hippocampus import write_hippocampus
 
-    print(f"wrote {write_hippocampus(out, source or None)}")
+    print(f"wrote {write_hippocampus(out, src or None)}")
 
 
 @SetParseFns(out=str, src=str)
@@ -92,7 +92,7 @@ def _print_lists(path: Path) -> None:
 
     content = json.loads(path.read_text(encoding="utf-8"))
     counts = ", ".join(f"{split} {len(content[split])}" for split in SPLITS)
-    print(f"wrote {path}: {content['description']} Cases: {counts}.")
+    print(f"{path}: {content['description']} Cases: {counts}.")
 
 
 DATA = {

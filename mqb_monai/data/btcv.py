@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from mqb_monai.data.dataset_folder import reusable_dataset
 from mqb_monai.data.label_files import copy_label
 from mqb_monai.data.public_layout import Case, PublicDataset, find_layout, refuse_incomplete, write_public_dataset
 from mqb_monai.data.safe_zip import extract_zip
@@ -64,9 +63,6 @@ def write_btcv(out: str | os.PathLike, source: str | os.PathLike, progress: bool
     """
     splits = btcv_splits()
     names = [name for cases in splits.values() for name in cases]
-    existing = reusable_dataset(out, BTCV.generator(len(names)))
-    if existing is not None:
-        return existing
     with _unpacked(Path(source).expanduser(), Path(out).absolute().parent) as folder:
         cases = _cases(find_layout(folder, _has_both, BTCV.wanted, BTCV.advice), names)
         return write_public_dataset(out, BTCV, cases, splits, progress=progress)

@@ -80,7 +80,7 @@ def _public_folder(source: str | os.PathLike | None) -> Iterator[Path]:
 
 def _found_folder(source: Path) -> Path:
     wanted = f"the public layout of {TASK} (imagesTr, labelsTr, dataset.json)"
-    return find_layout(source, _holds_task, wanted, "Give the unpacked folder as --source.")
+    return find_layout(source, _holds_task, wanted, "Give the unpacked folder as --src.")
 
 
 def _holds_task(folder: Path) -> bool:
@@ -97,7 +97,7 @@ def _download(folder: Path) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"could not download {url}: {error}. On a machine with network access fetch that file "
-            f"(md5 {md5}), unpack it with `tar -xf {TASK}.tar`, and pass --source {TASK}."
+            f"(md5 {md5}), unpack it with `tar -xf {TASK}.tar`, and pass --src {TASK}."
         ) from error
 
 

@@ -6,6 +6,7 @@ that knows its layout and its splits. Files are copied, never linked: the folder
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +56,11 @@ class PublicDataset:
         """What to do where it is not there."""
         return f"Give the unpacked folder. {self.title} comes from {self.source}."
 
-    def generator(self, num: int) -> dict:
-        """What ``dataset.json`` records, so that the same data set of ``num`` cases is made once."""
-        return {"name": f"mqb_monai {self.table}", "version": self.version, "num": num}
+    def generator(self, cases: Mapping[str, Case]) -> dict:
+        """What ``dataset.json`` records, so that the same cases are made once and others are told from them."""
+        listed = "\n".join(f"{name} {case.image.stat().st_size}" for name, case in sorted(cases.items()))
+        digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
+        return {"name": f"mqb_monai {self.table}", "version": self.version, "num": len(cases), "cases": digest}
 
 
 class Case(NamedTuple):
@@ -166,7 +169,7 @@ def write_public_dataset(
         InputError: ``out`` holds something else, or cannot be written; a label map has other numbers than the table,
             or another grid than its image.
     """
-    generator = dataset.generator(len(cases))
+    generator = dataset.generator(cases)
     existing = reusable_dataset(out, generator)
     if existing is not None:
         return existing

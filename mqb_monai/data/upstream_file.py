@@ -76,6 +76,8 @@ def read_upstream(path: str | os.PathLike, wrapper: str = "") -> UpstreamCheckpo
 
 
 def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"no file at {path}: expected a checkpoint. Download it first, or give the right --src.")
     with torch.serialization.safe_globals(NUMPY_NUMBERS):
         try:
             return read_checkpoint(path)
@@ -86,8 +88,8 @@ def _read(path: Path) -> Any:
             raise InputError(
                 f"{path} holds objects other than tensors, which are never unpickled here: {', '.join(objects)}. Where "
                 "you trust the file and have the packages that wrote it, load it there as they do and save the tensors "
-                "alone: torch.save({name: tensor for name, tensor in checkpoint['network_weights'].items()}, "
-                "'weights.pt') (or whatever the entry is called), then import weights.pt."
+                "alone, torch.save(checkpoint[ENTRY], 'weights.pt') with ENTRY as network_weights or state_dict, then "
+                "import weights.pt."
             ) from error
 
 

@@ -71,7 +71,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
                 f"{path} is no tensor file: it holds pickled objects, which are never unpickled here. "
                 "Save the state dict alone (torch.save(network.state_dict(), path)) where you trust the file."
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
             f"{path} cannot be read as weights (truncated, a failed download, or not written by torch.save): {reason}. "
             "Copy or download it again."

@@ -24,8 +24,8 @@ PUBLIC_FILES = {
 }
 TO_LEGACY = '"downsample": {"_target_": "mqb_monai.networks.LegacyPatchMerging", "_mode_": "callable"}'
 REMEDIES = {
-    LEGACY: f"set {TO_LEGACY} in network_def of the bundle's configs, or take weights trained with MONAI 1.5 or later",
-    CURRENT: 'set "downsample": "merging" in network_def of the bundle\'s configs, or take weights trained with MONAI '
+    LEGACY: f"set {TO_LEGACY} in network_def of a copy of the bundle, or take weights trained with MONAI 1.5 or later",
+    CURRENT: 'set "downsample": "merging" in network_def of a copy of the bundle, or take weights trained with MONAI '
     "before 1.5",
 }
 

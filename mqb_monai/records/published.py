@@ -77,10 +77,12 @@ def _table(pair: dict[str, Any]) -> str:
     if not rows:
         raise InputError(f"{study} has no row with {pair}: look into mqb_monai/records/{study}.json.")
     if study == "medptq":
-        caption, header, cells = "MedPTQ (TensorRT, one patch of 96³):", _ENGINES_HEADER, _engine_cells(rows[0])
+        caption = "MedPTQ (TensorRT, one patch of 96³; there is no command yet that fills the empty columns):"
+        header, cells = _ENGINES_HEADER, _engine_cells(rows[0])
     else:
         where = ", ".join(dict.fromkeys(row["table"].replace("_", " ") for row in rows))
-        caption, header, cells = f"MedQuanBench (table: {where}):", _SCORES_HEADER, _score_cells(rows)
+        caption = f"MedQuanBench (table: {where}); the command above prints the empty columns, given data and weights:"
+        header, cells = _SCORES_HEADER, _score_cells(rows)
     lines = [header, ("---",) * len(header), *cells]
     return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)])
 

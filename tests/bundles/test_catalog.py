@@ -113,3 +113,7 @@ def test_render_refuses_a_bad_row_by_its_name_and_key(render, catalog, change, m
     change(row)
     with pytest.raises(SystemExit, match=rf"catalog row 'unetr_btcv'( |){message}"):
         render.render_bundle(render.Row("unetr_btcv", row), TEMPLATES)
+
+
+def test_readme_has_no_note_left_to_write(root):
+    assert "todo" not in (root / "docs" / "README.md").read_text(encoding="utf-8").lower()

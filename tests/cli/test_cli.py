@@ -114,7 +114,7 @@ def test_data_phantom_refuses_a_number_that_makes_no_data_set(tmp_path, capsys):
 
 
 def test_data_hippocampus_names_a_source_of_another_layout(tmp_path, capsys):
-    fails(capsys, "data", "hippocampus", "--out", str(tmp_path / "d"), "--source", str(tmp_path))
+    fails(capsys, "data", "hippocampus", "--out", str(tmp_path / "d"), "--src", str(tmp_path))
     assert not (tmp_path / "d").exists()
 
 
@@ -136,3 +136,8 @@ def test_as_list_accepts_what_fire_makes_of_a_list(value):
 def test_report_takes_one_folder_and_no_second(capsys, tmp_path):
     assert "no records in" in fails(capsys, "report", str(tmp_path), "--out", str(tmp_path / "page"))
     assert "unexpected 'second'" in fails(capsys, "report", str(tmp_path), "second")
+
+
+def test_main_names_the_options_that_are_missing(capsys):
+    assert "weights import needs --bundle and --src: see" in fails(capsys, "weights", "import")
+    assert "report needs RUNS: see" in fails(capsys, "report", "--out", "page")

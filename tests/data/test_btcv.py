@@ -81,7 +81,19 @@ def test_write_btcv_takes_every_form_of_the_download(raw_data, tmp_path, kind):
 
 def test_write_btcv_reuses_what_it_wrote(raw_data, tmp_path):
     first = write_btcv(tmp_path / "out", raw_data, progress=False)
-    assert write_btcv(tmp_path / "out", tmp_path / "gone", progress=False) == first
+    written = (first.stat().st_mtime_ns, first.read_bytes())
+    assert write_btcv(tmp_path / "out", raw_data, progress=False) == first
+    assert (first.stat().st_mtime_ns, first.read_bytes()) == written
+    with pytest.raises(InputError, match="no folder .*gone"):
+        write_btcv(tmp_path / "out", tmp_path / "gone", progress=False)
+
+
+def test_write_btcv_refuses_a_folder_of_other_cases(raw_data, tmp_path):
+    write_btcv(tmp_path / "out", raw_data, progress=False)
+    image = raw_data / "Training" / "img" / "img0001.nii.gz"
+    image.write_bytes(image.read_bytes() + b"\0")  # another file of the same name
+    with pytest.raises(InputError, match="does not hold the dataset asked for"):
+        write_btcv(tmp_path / "out", raw_data, progress=False)
 
 
 def test_write_btcv_refuses_another_layout(tmp_path):

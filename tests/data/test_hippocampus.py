@@ -120,9 +120,7 @@ def test_write_hippocampus_says_how_to_download_by_hand(tmp_path, monkeypatch, e
         raise error
 
     monkeypatch.setattr("monai.apps.download_and_extract", fail)
-    with pytest.raises(
-        InputError, match=r"could not download https://.*Task04_Hippocampus\.tar.*md5.*tar -xf.*--source"
-    ):
+    with pytest.raises(InputError, match=r"could not download https://.*Task04_Hippocampus\.tar.*md5.*tar -xf.*--src"):
         write_hippocampus(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -133,5 +133,5 @@ def test_import_weights_asks_for_the_patch_merging_and_takes_the_answer(tmp_path
 def test_import_weights_names_an_absent_bundle_or_file(bundle, tmp_path):
     with pytest.raises(InputError, match="no bundle at"):
         import_weights(tmp_path / "absent", tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"no weights at .*a\.pt"):
+    with pytest.raises(InputError, match=r"no file at .*a\.pt"):
         import_weights(bundle, tmp_path / "a.pt")

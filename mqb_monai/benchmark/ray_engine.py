@@ -77,7 +77,9 @@ def _import_ray() -> ModuleType:
 def _connect(ray: ModuleType, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if not address:
-        ray.init(include_dashboard=False, **options)
+        # "local" is a cluster of our own; without it Ray waits for the last one that ran here, which may be gone. On
+        # loopback: nothing outside needs to reach it.
+        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
         return
     try:
         if address != "auto":  # Ray itself asks for minutes

@@ -120,7 +120,8 @@ def test_read_upstream_names_the_foreign_objects_and_the_safe_way(tmp_path):
     path = saved(tmp_path / "a.pth", {"network_weights": weights(), "array": np.zeros(3), "x": Planted(tmp_path / "x")})
     with pytest.raises(InputError) as caught:
         read_upstream(path)
-    for part in ("numpy.ndarray", f"{os.name}.mkdir", "torch.save(checkpoint[ENTRY], 'weights.pt')", "then import weights.pt"):
+    safe_way = ("torch.save(checkpoint[ENTRY], 'weights.pt')", "then import weights.pt")
+    for part in ("numpy.ndarray", f"{os.name}.mkdir", *safe_way):
         assert part in str(caught.value)
 
 

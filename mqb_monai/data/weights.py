@@ -40,11 +40,17 @@ def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype
             stored = tensor.detach().cpu().contiguous().clone()
             converted[key] = stored.to(dtype) if stored.is_floating_point() else stored
         state[name] = converted[key]
-    # By way of memory, because torch's own writer turns a full disk into a RuntimeError.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(torch_bytes(state))
+
+
+def torch_bytes(content: Any) -> bytes:
+    """What ``torch.save`` writes of ``content``; to be written whole, since its own writer turns a full disk into a
+    RuntimeError.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:

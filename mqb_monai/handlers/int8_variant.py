@@ -5,18 +5,17 @@ checkpoint in models/quantized -> checked against the bundle -> model.pt, infere
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 
 from mqb_monai import __version__
 from mqb_monai.backends.conversion import import_openvino
 from mqb_monai.backends.integer_support import refuse_scheme, refuse_unsupported
+from mqb_monai.data.weights import torch_bytes
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.bundle_config import read_bundle
 from mqb_monai.handlers.bundle_folder import bundle_environment, checked_root, find_config
@@ -84,7 +83,7 @@ def int8_variant_files(info: BundleInfo, scheme: str) -> dict[str, Path | bytes]
         "configs/inference.json": _json(config),
         "configs/metadata.json": _json(metadata),
         "docs/README.md": _readme(info, metadata).encode(),
-        MODEL.as_posix(): _state_bytes(payload),
+        MODEL.as_posix(): torch_bytes(state_of_payload(payload)),
     }
 
 
@@ -172,12 +171,6 @@ def _readme(info: BundleInfo, metadata: Mapping[str, Any]) -> str:
         weights_sha256=metadata["weights_sha256"],
         licence=info.licence or "see LICENSE",
     )
-
-
-def _state_bytes(payload: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state_of_payload(payload), buffer)
-    return buffer.getvalue()
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -15,7 +15,6 @@ Where a host takes nothing but a flat state dict, the primitives are one more te
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from mqb_monai.data.weights import torch_bytes
 from mqb_monai.errors import InputError
 from mqb_monai.records.files import atomic_path
 
@@ -43,8 +43,7 @@ def write_checkpoint(path: str | os.PathLike, payload: dict) -> None:
     primitives = json.loads(json.dumps(_primitives(payload)))
     payload = {"format": FORMAT, "format_version": FORMAT_VERSION, **primitives, "tensors": payload["tensors"]}
     with atomic_path(path) as temporary, atomic_path(path.with_suffix(".json")) as temporary_json:
-        # By way of memory, because torch's own writer turns a full disk into a RuntimeError.
-        temporary.write_bytes(_safetensors_bytes(payload) if path.suffix == ".safetensors" else _torch_bytes(payload))
+        temporary.write_bytes(_safetensors_bytes(payload) if path.suffix == ".safetensors" else torch_bytes(payload))
         temporary_json.write_text(json.dumps(payload["record"], indent=2) + "\n", encoding="utf-8")
 
 
@@ -109,12 +108,6 @@ def _checked_payload(payload: object, source: str | os.PathLike) -> dict:
 
 def _primitives(payload: dict) -> dict:
     return {key: value for key, value in payload.items() if key != "tensors"}
-
-
-def _torch_bytes(payload: dict) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(payload, buffer)
-    return buffer.getvalue()
 
 
 def _safetensors_bytes(payload: dict) -> bytes:

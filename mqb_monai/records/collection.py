@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mqb_monai.errors import InputError
+from mqb_monai.records.text_table import align
 
 METADATA = Path("configs", "metadata.json")
 MODEL = Path("models", "model.pt")
@@ -150,8 +151,4 @@ def table_row(info: BundleInfo) -> tuple[str, ...]:
 
 def format_collection(infos: list[BundleInfo]) -> str:
     """The table of bundles, one line each below a header; the header alone for none."""
-    rows = [HEADER, *map(table_row, infos)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return align([HEADER, *map(table_row, infos)], numbers=False)

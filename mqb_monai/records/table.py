@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mqb_monai.errors import InputError
+from mqb_monai.records.text_table import align
 
 ORDER = ("fp32", "bf16", "w8a8", "w4a4")
 HEADER = ("scheme", "backend", "DSC", "drop", "NSD", "drop", "seconds", "MiB")
@@ -80,9 +81,7 @@ def format_table(summaries: list[dict[str, Any]], markdown: bool = False) -> str
     if markdown:
         rows.insert(1, ("---",) * len(HEADER))
         return "\n".join([caption, "", *("| " + " | ".join(row) + " |" for row in rows)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([caption, "", *lines])
+    return "\n".join([caption, "", align(rows, numbers=False)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

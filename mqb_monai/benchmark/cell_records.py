@@ -92,6 +92,7 @@ def assemble_record(
         network=str(metadata.get("network", "")),
         dataset=str(metadata.get("dataset", "")),
         parameters=parameters if isinstance(parameters, int) else 0,
+        published=list(metadata.get("published", ())),
         class_names=list(bundle.class_names),
         scores=[score for case in cases for score in case.scores],
         case_seconds={case.case: case.seconds for case in cases},

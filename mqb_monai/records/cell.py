@@ -21,7 +21,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation import CaseScore, write_json
 from mqb_monai.records.versioned import REMEDY, read_versioned, with_nan
 
-FORMAT, FORMAT_VERSION = "mqb_monai.cell", 1
+FORMAT, FORMAT_VERSION = "mqb_monai.cell", 2
 ERROR_FORMAT = "mqb_monai.cell_error"
 REFERENCE = ("fp32", "torch")  # scheme and backend that every drop is relative to
 
@@ -104,6 +104,8 @@ class CellRecord:
     Attributes:
         id: ``<bundle>.<scheme>.<backend>.<split>``.
         network, dataset, parameters: of the bundle's metadata; ``parameters`` is a count, 0 where it does not say.
+        published: what selects the studies' rows of the same pair, of the bundle's metadata: each
+            ``{"study": ..., <column>: <value>, ...}`` as :func:`mqb_monai.records.published.published_rows`.
         class_names: classes 1 to ``num_classes - 1``.
         scores: one per case and class, cases in the order of the split.
         case_seconds: case to wall seconds of sliding window, postprocessing and scoring; reading is shared, left out.
@@ -126,6 +128,7 @@ class CellRecord:
     network: str
     dataset: str
     parameters: int
+    published: list[dict[str, Any]]
     class_names: list[str]
     scores: list[CaseScore]
     case_seconds: dict[str, float]

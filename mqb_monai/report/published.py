@@ -1,15 +1,12 @@
-"""The studies' published figures, and our cells beside them where network and data set are the same."""
+"""The studies' published figures, and our cells beside them where a bundle's metadata name the same pair."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from mqb_monai.records.cell import REFERENCE, CellRecord
 from mqb_monai.records.published import published_rows, scheme_of
 from mqb_monai.report.scores import Row, drop_percent, is_simulated
-
-SIZE_TOLERANCE = 0.1  # one name stands for networks of several sizes in the study: those within 10 % are the same
 
 
 def study_rows() -> list[Row]:
@@ -47,7 +44,9 @@ def same_scheme(cells: Iterable[CellRecord]) -> list[Row]:
         {"cell": cell, "study": row}
         for cell in cells
         if cell.backend == REFERENCE[1]
-        for row in _unique(row for row in published if _is_pair(row, cell) and row["scheme"] == cell.scheme)
+        for row in _unique(
+            row for row in published if _is_pair(row, cell, "medquanbench") and row["scheme"] == cell.scheme
+        )
     ]
 
 
@@ -58,17 +57,15 @@ def same_engine(cells: Iterable[CellRecord]) -> list[Row]:
     for cell in cells:
         precision = {8: "int8", 32: "fp32"}.get(cell.activation_bits)
         for row in published if precision and not is_simulated(cell) else []:
-            if _is_pair(row, cell):
+            if _is_pair(row, cell, "medptq"):
                 values = {"dsc": row[f"dsc_{precision}"], "latency_ms": row[f"latency_{precision}_ms"]}
                 matched.append({"cell": cell, "study": {**values, "weights_mb": row[f"size_{precision}_mb"]}})
     return matched
 
 
-def _is_pair(row: dict[str, Any], cell: CellRecord) -> bool:
-    if (row["architecture"], row["dataset"]) != (cell.network, cell.dataset):
-        return False
-    millions = row.get("parameters_m")
-    return not (millions and cell.parameters) or abs(cell.parameters / 1e6 / millions - 1) <= SIZE_TOLERANCE
+def _is_pair(row: Row, cell: CellRecord, study: str) -> bool:
+    selections = [pair for pair in cell.published if pair.get("study") == study]
+    return any(all(row.get(key) == pair[key] for key in pair.keys() - {"study"}) for pair in selections)
 
 
 def _unique(rows: Iterable[Row]) -> list[Row]:

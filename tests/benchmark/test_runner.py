@@ -126,7 +126,7 @@ def test_run_after_kill_9_loses_at_most_the_case_in_flight(expand, settings, cle
     words = [str(replacements), str(bundle), ",".join(SCHEMES), settings.data, str(settings.runs)]
     assert subprocess.run([sys.executable, "-c", KILLED, *words], env=ENVIRONMENT, capture_output=True).returncode == -9
     before = {path: path.stat().st_mtime_ns for path in settings.runs.rglob("*.json")}
-    assert all(json.loads(path.read_text())["format_version"] == 1 for path in before)
+    assert all(json.loads(path.read_text())["format_version"] for path in before), "a half-written record"
     done = [path for path in before if path.parent.name == "cases"]
     assert 4 <= len(done) <= 12 and "0 of 3 cells finished" in format_status(settings.runs)
     report = run_cells(expand(SCHEMES).cells, settings)

@@ -51,6 +51,7 @@ def make_cell():
             "network": "Net",
             "dataset": "phantom",
             "parameters": 1000,
+            "published": [{"study": "medptq", "architecture": "Net"}],
             "class_names": ["liver"],
             "scores": [CaseScore(case, 1, "liver", dice, dice + 0.1) for case in ("a", "b")],
             "case_seconds": {"a": 1.0, "b": 2.0},

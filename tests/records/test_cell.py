@@ -61,8 +61,8 @@ def test_read_cells_of_an_empty_folder_says_what_makes_records(tmp_path):
             "no record of format mqb_monai.cell .*'their.cell'",
         ),
         (
-            lambda text: text.replace('"format_version": 1', '"format_version": 0'),
-            "has format version 0, this mqb_monai reads 1",
+            lambda text: text.replace('"format_version": 2', '"format_version": 1'),
+            "has format version 1, this mqb_monai reads 2",
         ),
         (lambda text: text.replace('"scores"', '"marks"'), r"not a complete record of a cell \(KeyError: 'scores'\)"),
         (lambda text: text.replace('"command"', '"typed"'), "not a complete record of a cell"),
@@ -98,7 +98,7 @@ def test_read_slices_refuses_a_damaged_file_and_is_empty_without_one(tmp_path):
 
 def test_records_hold_units_and_provenance(make_cell, tmp_path):
     content = json.loads(write_cell(tmp_path, make_cell("fp32")).read_text())
-    assert content["format"] == "mqb_monai.cell" and content["format_version"] == 1
+    assert content["format"] == "mqb_monai.cell" and content["format_version"] == 2
     assert {"latency_ms", "weights_mb", "peak_memory_mib"} <= content.keys()
     assert {"versions", "cpu", "gpu", "threads", "weights_sha256", "scheme_spec", "seeds", "command"} <= content[
         "provenance"

@@ -40,6 +40,7 @@ BUNDLES = (
     ("swinunetr_t_hippocampus", "SwinUNETR-T", "hippocampus (MSD Task04)", 4.0, HIPPOCAMPUS, 96.0, 0.87),
     ("stunet_b_btcv", "STU-Net-B", "BTCV", 58.2, ORGANS, 3900.0, 0.84),
 )
+PUBLISHED = {"stunet_b_btcv": [{"study": "medquanbench", "architecture": "STU-Net-B", "dataset": "BTCV"}]}
 # scheme, backend, bits, part of the score that is lost, latency ratio
 CELLS = (
     ("fp32", "torch", 32, 0.0, 1.0),
@@ -79,6 +80,7 @@ def make_cell(bundle_row: tuple, cell_row: tuple, seed: int = 0) -> CellRecord:
         network=network,
         dataset=dataset,
         parameters=int(millions * 1e6),
+        published=PUBLISHED.get(bundle, []),
         class_names=classes,
         scores=scores,
         case_seconds=dict.fromkeys(CASES, latency / 50),

@@ -21,6 +21,8 @@ import torch
 from mqb_monai.data.weights import read_state_dict
 from mqb_monai.metrics import dice
 from mqb_monai.quantization.checkpoint_file import read_checkpoint
+from mqb_monai.records.activation_shift import read_shift
+from mqb_monai.records.sensitivity import read_sensitivity
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY_KEYS = (
@@ -172,6 +174,29 @@ def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys):
     assert torch.allclose(found, expected, atol=1e-12, equal_nan=True)
 
 
+def test_sensitivity_scores_every_layer_and_writes_the_record(quantized, miniature, tmp_path, capsys):
+    run(quantized, "analyze", miniature, "sensitivity", scheme="w8a8_engine", output_dir=str(tmp_path / "runs"))
+    path = tmp_path / "runs" / "sensitivity" / "nnunet_phantom.w8a8_engine.json"
+    printed = capsys.readouterr().out
+    assert f"written: {path}" in printed and "layer forwards instead of" in printed
+    layers = json.loads((quantized / "models" / "quantized" / "w8a8_engine.json").read_text())["layers"]
+    record = read_sensitivity(path)
+    assert record.finished and len(layers) > 5
+    scored = [score.target for score in record.scores if score.kind == "quantize_layer"]
+    assert sorted(scored) == sorted(layers)  # on one case
+    assert all(0 < score.logit_error < 1 for score in record.scores if score.kind == "quantize_layer")
+
+
+def test_activation_shift_measures_every_layer_without_labels(quantized, miniature, tmp_path, capsys):
+    shutil.copytree(miniature, tmp_path / "data", ignore=shutil.ignore_patterns("*_label*"))
+    options = {"scheme": "w8a8_engine", "labels": False, "output_dir": str(tmp_path / "runs")}
+    run(quantized, "analyze", tmp_path / "data", "activation_shift", **options)
+    path = tmp_path / "runs" / "activation_shift" / "nnunet_phantom.w8a8_engine.json"
+    assert f"written: {path}" in capsys.readouterr().out
+    layers = json.loads((quantized / "models" / "quantized" / "w8a8_engine.json").read_text())["layers"]
+    assert {shift.layer for shift in read_shift(path).of("input")} == set(layers)
+
+
 def test_inference_runs_without_this_package(bundle, dataset, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "mqb_monai"]:
         monkeypatch.setitem(sys.modules, name, None)  # importing it now raises ImportError
@@ -289,7 +314,7 @@ def test_quantize_names_a_pattern_that_matches_nothing(bundle, dataset):
     assert not (bundle / "models" / "quantized").exists()
 
 
-@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "export", "train"])
+@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "export", "train", "analyze"])
 def test_config_refuses_a_mistyped_key(bundle, dataset, config, monkeypatch):
     file = str(bundle / "configs" / f"{config}.json")
     monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "--config_file", file, "--dataset_dri", "x"])

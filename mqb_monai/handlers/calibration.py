@@ -31,8 +31,8 @@ class CalibrationHandler:
         network: the FP32 network that the engine runs; it is left as it was.
         scheme: a name of ``mqb_monai.quantization.SCHEMES`` or a scheme.
         path: the checkpoint to write, ``.pt`` or ``.safetensors``; its JSON record is written beside it.
-        include: layers to quantize, by name pattern.
-        exclude: layers to leave in floating point, by name pattern.
+        include: layers to quantize, by name patterns: a sequence or one string with commas.
+        exclude: layers to leave in floating point, likewise.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class CalibrationHandler:
         network: nn.Module,
         scheme: str | Scheme,
         path: str | os.PathLike,
-        include: Sequence[str] = ("*",),
-        exclude: Sequence[str] = (),
+        include: str | Sequence[str] = ("*",),
+        exclude: str | Sequence[str] = (),
     ) -> None:
         self.network = network
         self.scheme = get_scheme(scheme)
         self.path = Path(path)
-        self.include = tuple(include)
-        self.exclude = tuple(exclude)
+        self.include = include
+        self.exclude = exclude
         self.quantized: nn.Module | None = None
         self._hooks: CalibrationHooks | None = None
         self._memory = PeakMemory()

@@ -76,12 +76,6 @@ def check_choice(scheme: str, backend: str) -> None:
     backend_module(backend)
 
 
-def as_patterns(option: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the name patterns of an option: ``a,b``, which fire hands over as a tuple, a list or one string."""
-    parts = option.split(",") if isinstance(option, str) else option
-    return tuple(part.strip() for part in parts if part.strip())
-
-
 @entry_point
 def run_engine(engine: Engine) -> None:
     """Run an Ignite engine of the bundle."""

@@ -15,7 +15,7 @@ from mqb_monai.handlers.scores import DiceHandler
 
 # The logit of class 1 in four voxels; that of class 0 is 0.
 ENGINE, SIMULATED, FP32 = [1.0, -1.0, -1.0, 1.0], [1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, -1.0, -2.0]
-REORDERED = [1.0, 1.0, -1.0, 0.5]
+NEARBY = [1.0, 1.0, -1.0, 0.5]  # the simulation of the image with noise
 LABEL = [1, 1, 0, 0]
 
 
@@ -25,14 +25,14 @@ def logits(values):
 
 
 class Constant(nn.Module):
-    def __init__(self, values):
+    def __init__(self, values, noisy=None):
         super().__init__()
-        self.values = values
+        self.values, self.noisy = values, noisy or values
         self.calls = 0
 
     def forward(self, x):
         self.calls += 1
-        return logits(self.values)
+        return logits(self.values if bool((x == 1).all()) else self.noisy)
 
 
 def postprocessing(item):
@@ -55,9 +55,8 @@ def make_engine():
 
 @pytest.fixture
 def simulated(monkeypatch):
-    network = Constant(SIMULATED)
+    network = Constant(SIMULATED, NEARBY)
     monkeypatch.setattr(agreement, "simulated_network", lambda *args: network)
-    monkeypatch.setattr(agreement, "channels_last", lambda network: Constant(REORDERED))
     return network
 
 
@@ -68,7 +67,7 @@ def make_handler(scheme="w8a8_engine", backend="openvino", enabled=True):
 def test_agreement_handler_figures_by_hand(simulated):
     engine = make_engine()
     make_handler().attach(engine)
-    found = engine.run([torch.zeros(1, 1, 4, 1, 1)] * 2).agreement
+    found = engine.run([torch.ones(1, 1, 4, 1, 1)] * 2).agreement
     # oracle: labels 1001, 1101 (simulation) and 0100 (FP32); DSC 2·1/4 and 2·2/5; 8 logits a case
     expected = {
         "same_label": 3 / 4,
@@ -83,18 +82,16 @@ def test_agreement_handler_figures_by_hand(simulated):
 
 
 def test_difference_sums_add_up_over_the_whole_batch():
-    batch = [torch.cat([logits(values)] * 3) for values in (ENGINE, SIMULATED, REORDERED, FP32)]
-    once = difference_sums(*(logits(values) for values in (ENGINE, SIMULATED, REORDERED, FP32)))
+    batch = [torch.cat([logits(values)] * 3) for values in (ENGINE, SIMULATED, NEARBY, FP32)]
+    once = difference_sums(*(logits(values) for values in (ENGINE, SIMULATED, NEARBY, FP32)))
     assert difference_sums(*batch) == {name: 3 * value for name, value in once.items()}
 
 
-def test_channels_last_changes_the_layout_and_no_value():
-    network = nn.Sequential(nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Linear(2, 2))
-    copied = agreement.channels_last(network)
-    assert copied[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
-    assert copied[1].weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), copied.parameters(), strict=True))
-    assert network[0].weight.is_contiguous()
+def test_with_noise_adds_a_millionth_of_the_rms_and_always_the_same():
+    image = torch.rand(1, 1, 32, 32, 32, dtype=torch.float64) * 200
+    noise = agreement.with_noise(image) - image
+    assert noise.std() / image.square().mean().sqrt() == pytest.approx(1e-6, rel=0.05)
+    assert torch.equal(agreement.with_noise(image), agreement.with_noise(image))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +103,6 @@ def test_agreement_handler_does_nothing_where_there_is_nothing_to_compare(simula
     engine = make_engine()
     handler = make_handler(**options)
     handler.attach(engine)
-    state = engine.run([torch.zeros(1, 1, 4, 1, 1)])
+    state = engine.run([torch.ones(1, 1, 4, 1, 1)])
     assert not hasattr(state, "agreement")
     assert simulated.calls == handler.network.calls == 0

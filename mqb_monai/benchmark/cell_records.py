@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from mqb_monai.records.cell import CellRecord, Provenance, RelativeDrop, cell_fo
 from mqb_monai.records.collection import read_metadata
 from mqb_monai.records.versions import versions
 
-FLOAT_BITS = {"fp32": 32, "bf16": 16}
+FLOAT_BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
 SEEDS = {"bootstrap": SEED, "latency input": 0}
 
 
@@ -158,6 +159,12 @@ def _statistics(cases: Sequence[CaseRecord], reference: Sequence[CaseRecord]) ->
     }
 
 
+def _scheme_spec(scheme: str) -> dict[str, Any]:
+    """The fields of a quantization scheme that say anything; empty for a float one."""
+    spec = {} if scheme in FLOAT_SCHEMES else asdict(get_scheme(scheme))
+    return {name: value for name, value in spec.items() if value is not None}
+
+
 def _provenance(cell: Cell, bundle: ScoredBundle, cases: Sequence[CaseRecord], settings: Settings) -> Provenance:
     words = {
         "--bundles": cell.bundle.name, "--schemes": cell.scheme, "--backends": cell.backend, "--data": settings.data,
@@ -174,7 +181,7 @@ def _provenance(cell: Cell, bundle: ScoredBundle, cases: Sequence[CaseRecord], s
         gpu=torch.cuda.get_device_name(bundle.device) if on_gpu else "",
         threads=torch.get_num_threads(),
         weights_sha256=bundle.weights_sha256,
-        scheme_spec={} if cell.scheme in FLOAT_SCHEMES else asdict(get_scheme(cell.scheme)),
+        scheme_spec=_scheme_spec(cell.scheme),
         seeds=dict(SEEDS),
         versions=versions(),
     )

@@ -1,14 +1,18 @@
 """Post-training quantization of a network: scheme -> calibrate -> quantize -> checkpoint.
 
 Read in this order: :mod:`scheme` (what), :mod:`affine` (the maths), :mod:`observers` (ranges), :mod:`modules` (the
-layers), :mod:`swap` (which and where), :mod:`products` and :mod:`coverage` (what is reached), :mod:`calibrate`,
-:mod:`quantizer` (the main path), :mod:`checkpoint`.
+layers), :mod:`swap` (which and where), :mod:`operations` (additions, concatenations and products between the layers),
+:mod:`operation_observers` (which of them), :mod:`operation_points` and :mod:`operation_forward`, :mod:`products` and
+:mod:`coverage` (what is reached), :mod:`calibrate`, :mod:`quantizer` (the main path), :mod:`checkpoint`,
+:mod:`quantize_points` (the result).
 """
 
 from mqb_monai.quantization.calibrate import Calibration, CalibrationHooks, attach_observers, calibrate
 from mqb_monai.quantization.checkpoint import load_quantized, save_quantized
 from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode
+from mqb_monai.quantization.operation_points import OperationPoint, operation_points
+from mqb_monai.quantization.quantize_points import QuantizePoint, quantize_points
 from mqb_monai.quantization.quantizer import (
     NotCalibratedWarning,
     OutsideLayerWarning,
@@ -29,9 +33,11 @@ __all__ = [
     "Coverage",
     "LayerSpec",
     "NotCalibratedWarning",
+    "OperationPoint",
     "OutsideLayerWarning",
     "QuantSpec",
     "QuantizationRecord",
+    "QuantizePoint",
     "QuantizedLayer",
     "Scheme",
     "apply_calibration",
@@ -42,7 +48,9 @@ __all__ = [
     "find_layers",
     "get_scheme",
     "load_quantized",
+    "operation_points",
     "quantize",
+    "quantize_points",
     "quantized_layers",
     "save_quantized",
     "weights_sha256",

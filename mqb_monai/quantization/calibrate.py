@@ -12,6 +12,7 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
 from mqb_monai.quantization.observers import OBSERVERS
+from mqb_monai.quantization.operation_observers import OperationObservers, OperationQparams
 from mqb_monai.quantization.products import Product, count_products
 from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
 from mqb_monai.quantization.swap import Layer, find_layers, name_layer, select_layers
@@ -30,6 +31,7 @@ class Calibration:
         left_out: the reason of every layer that was not chosen.
         products: the multiply-adds of every product of the first call that computed any, those outside of layers
             included.
+        operations: the quantize points of operations by their names; empty where the scheme has none.
     """
 
     scheme: Scheme
@@ -39,6 +41,7 @@ class Calibration:
     names: dict[str, tuple[str, ...]]
     left_out: dict[str, str]
     products: Mapping[Product, int] = field(default_factory=dict)
+    operations: Mapping[str, OperationQparams] = field(default_factory=dict)
 
     @property
     def not_calibrated(self) -> tuple[str, ...]:
@@ -56,16 +59,24 @@ class CalibrationHooks:
             calibration = hooks.finish()
     """
 
-    def __init__(self, network: nn.Module, layers: Iterable[Layer], left_out: dict[str, str], scheme: Scheme):
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Iterable[Layer],
+        left_out: dict[str, str],
+        scheme: Scheme,
+        operations: OperationObservers | None = None,
+    ):
         self.scheme, self.left_out, self.layers = scheme, left_out, list(layers)
         self.specs = {layer.name: scheme.layer_spec(layer_kind(layer.module)) for layer in self.layers}
         self.calls = {layer.name: 0 for layer in self.layers}
         self.products: Mapping[Product, int] = {}
         self._observers = {}
-        self._counting = ExitStack()
+        self._operations = operations
+        self._watching = ExitStack()
         self._handles = [
-            network.register_forward_pre_hook(self._start_counting),
-            network.register_forward_hook(self._stop_counting, always_call=True),
+            network.register_forward_pre_hook(self._start_watching),
+            network.register_forward_hook(self._stop_watching, always_call=True),
         ]
         for layer in self.layers:
             spec = self.specs[layer.name].input
@@ -81,20 +92,25 @@ class CalibrationHooks:
         def observe(module, args, kwargs):
             x = args[0] if args else kwargs.get("input", kwargs.get("x"))
             self.calls[name] += x.numel() > 0
+            if self._operations is not None:
+                self._operations.reach(x)
             if name in self._observers:
                 try:
-                    self._observers[name].update(x)
+                    with torch._C.DisableTorchFunction():  # what an observer computes is none of the network's
+                        self._observers[name].update(x)
                 except InputError as error:
                     raise name_layer(InputError(f"{error} that reaches it in calibration"), name) from None
 
         return observe
 
-    def _start_counting(self, network: nn.Module, _) -> None:
+    def _start_watching(self, network: nn.Module, _) -> None:
+        if self._operations is not None:
+            self._watching.enter_context(self._operations.watching(network))
         if not any(self.products.values()):  # once: every call does the same products, and watching takes time
-            self.products = self._counting.enter_context(count_products(network))
+            self.products = self._watching.enter_context(count_products(network))
 
-    def _stop_counting(self, network: nn.Module, _, output) -> None:
-        self._counting.close()
+    def _stop_watching(self, network: nn.Module, _, output) -> None:
+        self._watching.close()
         if output is None:  # the call raised
             self.products = {}
 
@@ -113,13 +129,14 @@ class CalibrationHooks:
             if self.calls[name]
         }
         names = {layer.name: layer.names for layer in self.layers}
+        operations = {} if self._operations is None else self._operations.points()
         return Calibration(
-            self.scheme, self.specs, qparams, dict(self.calls), names, self.left_out, dict(self.products)
+            self.scheme, self.specs, qparams, dict(self.calls), names, self.left_out, dict(self.products), operations
         )
 
     def remove(self) -> None:
         """Remove the observers; the network is as before."""
-        self._counting.close()  # open still where Ctrl-C stopped the network
+        self._watching.close()  # open still where Ctrl-C stopped the network
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -155,7 +172,9 @@ def attach_observers(
     for layer in layers:  # before any data runs: NaN would show up at the next layer's input, the wrong one to name
         if not torch.isfinite(layer.module.weight).all():
             raise name_layer(InputError("NaN or Inf in its weight"), layer.name)
-    return CalibrationHooks(network, layers, left_out, scheme)
+    spec = scheme.operations
+    operations = None if spec is None else OperationObservers(network, spec, include, exclude)
+    return CalibrationHooks(network, layers, left_out, scheme, operations)
 
 
 def calibrate(

@@ -19,6 +19,9 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint_file import read_checkpoint, write_checkpoint
 from mqb_monai.quantization.layer_weight import QuantizedWeight
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
+from mqb_monai.quantization.operation_forward import add_operation_points
+from mqb_monai.quantization.operation_points import buffer_names, operation_entries, restored_qparams
+from mqb_monai.quantization.operations import split_name
 from mqb_monai.quantization.quantizer import QuantizationRecord
 from mqb_monai.quantization.scheme import LayerSpec, QuantSpec
 from mqb_monai.quantization.swap import Layer, find_layers, name_layer, parent_type, replace_modules
@@ -52,7 +55,8 @@ def save_quantized(qnet: nn.Module, path: str | os.PathLike) -> None:
         }
         for layer in layers
     }
-    write_checkpoint(path, {"layers": entries, "record": record.to_dict(), "tensors": tensors, "aliases": aliases})
+    payload = {"layers": entries, "record": record.to_dict(), "tensors": tensors, "aliases": aliases}
+    write_checkpoint(path, payload | {"operations": operation_entries(qnet)})
 
 
 def load_quantized(network: nn.Module, path: str | os.PathLike, check_weights: bool = True) -> nn.Module:
@@ -85,7 +89,8 @@ def restore_quantized(
         InputError: other weights, another architecture (its layers are named).
     """
     state = payload["tensors"] | {alias: payload["tensors"].get(name) for alias, name in payload["aliases"].items()}
-    _check_architecture(network, payload["layers"], state, source)
+    operations = payload.get("operations", {})
+    _check_architecture(network, payload["layers"], operations, state, source)
     recorded = payload["record"].get("weights_sha256")
     if check_weights and (found := weights_sha256(network.state_dict())) != recorded:
         raise InputError(
@@ -102,6 +107,7 @@ def restore_quantized(
         layer.weight = weights.setdefault(id(state[_key(name, "weight")]), layer.weight)
         replacements[id(modules[name])] = layer
     quantized = replace_modules(quantized, replacements)
+    add_operation_points(quantized, restored_qparams(operations, state))
     integer = {_key(name, "weight") for entry in payload["layers"].values() for name in entry["names"]}
     quantized.load_state_dict({key: state[key] for key in state if key not in integer}, strict=False)
     quantized.quantization_record = QuantizationRecord(**payload["record"])
@@ -153,8 +159,10 @@ def _restored_layer(module: nn.Module, name: str, entry: dict, state: dict) -> Q
     return layer
 
 
-def _check_architecture(network: nn.Module, entries: dict, state: dict, source: str | os.PathLike) -> None:
-    """Refuse a network whose layers are not those of the checkpoint."""
+def _check_architecture(
+    network: nn.Module, entries: dict, operations: dict, state: dict, source: str | os.PathLike
+) -> None:
+    """Refuse a network whose layers, or whose modules with quantized operations, are not those of the checkpoint."""
     layers = {layer.name: layer for layer in find_layers(network)}
     expected = {key: value.shape for key, value in network.state_dict().items() if isinstance(value, torch.Tensor)}
     optional = set()
@@ -169,6 +177,12 @@ def _check_architecture(network: nn.Module, entries: dict, state: dict, source: 
         optional |= {_key(alias, tensor) for alias in entry["names"] for tensor in (*_BUFFERS, "bias")}
         static = _BUFFERS[2:] if QuantSpec(**entry["input"]).dynamic else _BUFFERS
         problems += [f"{_key(name, buffer)} is missing" for buffer in static if state.get(_key(name, buffer)) is None]
+    modules = dict(network.named_modules())
+    problems += [f"operation {name} has no module" for name in operations if split_name(name)[0] not in modules]
+    for name, entry in operations.items():
+        buffers = [buffer for pair in buffer_names(name, entry["operands"]) for buffer in pair]
+        problems += [f"{buffer} is missing" for buffer in buffers if state.get(buffer) is None]
+        optional |= set(buffers)
     missing = [f"the checkpoint lacks {key}" for key in expected if state.get(key) is None]
     unexpected = [f"the network lacks {key}" for key in state if key not in expected and key not in optional]
     shapes = [

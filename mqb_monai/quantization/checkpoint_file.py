@@ -9,6 +9,7 @@ primitives as JSON in its metadata::
     record          QuantizationRecord fields
     tensors         {name: tensor}, each storage once
     aliases         {other name: name in tensors}
+    operations      {name: {"operands": number, "calls": number, "spec": QuantSpec fields}}; absent in older files
 
 Where a host takes nothing but a flat state dict, the primitives are one more tensor of it (:func:`state_of_payload`).
 """
@@ -101,7 +102,7 @@ def _checked_payload(payload: object, source: str | os.PathLike) -> dict:
             f"{source} has format version {payload.get('format_version')!r}, this mqb_monai reads {FORMAT_VERSION}; "
             "quantize anew, or install the mqb_monai that wrote it"
         )
-    if not all(isinstance(payload.get(key), dict) for key in _KEYS):
+    if not all(isinstance(part, dict) for part in (*map(payload.get, _KEYS), payload.get("operations", {}))):
         raise InputError(f"{source} is damaged: it lacks one of {', '.join(_KEYS)}; quantize anew")
     return payload
 

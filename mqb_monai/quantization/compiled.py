@@ -65,7 +65,8 @@ def run_fused(kernel: Callable, *tensors: torch.Tensor) -> torch.Tensor:
     global _enabled
     if _enabled:
         try:
-            with torch.no_grad():
+            # Outside of any TorchFunctionMode: it would be compiled in.
+            with torch.no_grad(), torch._C.DisableTorchFunction():
                 return _compiled(kernel)(*tensors)
         except Exception as error:  # no compiler, no Python headers, a read-only cache: each raises its own type
             _enabled = False

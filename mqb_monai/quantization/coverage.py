@@ -24,6 +24,7 @@ class Coverage:
         quantized: the layers among them that are quantized, or would be.
         attention: in products of two activations (attention's), by the first name of the module in whose forward they
             run; float in the study's schemes.
+        quantized_attention: the modules among them whose products are quantized.
         outside: in convolutions and linear products that no layer does (``F.conv3d``, ``F.linear``): float too.
     """
 
@@ -31,30 +32,40 @@ class Coverage:
     quantized: tuple[str, ...]
     attention: dict[str, int]
     outside: dict[Product, int]
+    quantized_attention: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, products: Mapping[Product, int], quantized: Iterable[str]) -> Coverage:
+    def of(
+        cls, products: Mapping[Product, int], quantized: Iterable[str], quantized_attention: Iterable[str] = ()
+    ) -> Coverage:
         """Sort what :func:`~mqb_monai.quantization.products.count_products` yielded.
 
         Args:
             products: may be empty.
             quantized: first names of layers; those that did not run are dropped.
+            quantized_attention: first names of modules, likewise.
         """
         layers, attention = (
             {product.module: count for product, count in products.items() if product.kind == kind}
             for kind in ("layer", "attention")
         )
         outside = {product: count for product, count in products.items() if product.kind not in ("layer", "attention")}
-        return cls(layers, tuple(name for name in quantized if name in layers), attention, outside)
+        in_layers, in_attention = (
+            tuple(name for name in names if name in counts)
+            for names, counts in ((quantized, layers), (quantized_attention, attention))
+        )
+        return cls(layers, in_layers, attention, outside, in_attention)
 
     @property
     def multiply_adds(self) -> dict[str, int]:
-        """``quantized_layers, float_layers, attention, outside``: together all of the network's."""
+        """All the network's: ``quantized_layers, float_layers, quantized_attention, float_attention, outside``."""
         quantized = sum(self.layers[name] for name in self.quantized)
+        attention = sum(self.attention[name] for name in self.quantized_attention)
         return {
             "quantized_layers": quantized,
             "float_layers": sum(self.layers.values()) - quantized,
-            "attention": sum(self.attention.values()),
+            "quantized_attention": attention,
+            "float_attention": sum(self.attention.values()) - attention,
             "outside": sum(self.outside.values()),
         }
 
@@ -65,8 +76,10 @@ class Coverage:
 
     @property
     def quantized_share(self) -> float:
-        """Multiply-adds in quantized layers over all of them, 0 to 1; NaN where there are none."""
-        return self.multiply_adds["quantized_layers"] / self.total if self.total else math.nan
+        """Multiply-adds that are quantized over all of them, 0 to 1; NaN where there are none."""
+        counts = self.multiply_adds
+        quantized = counts["quantized_layers"] + counts["quantized_attention"]
+        return quantized / self.total if self.total else math.nan
 
     def summary(self) -> dict:
         """Plain values, ready for JSON, without the single layers; empty where nothing was counted."""

@@ -28,10 +28,11 @@ from mqb_monai.quantization.layer_weight import (
     quantize_weight,
     split_groups,
 )
+from mqb_monai.quantization.scale_buffers import ScaleBuffers
 from mqb_monai.quantization.scheme import LayerSpec
 
 
-class QuantizedLayer:
+class QuantizedLayer(ScaleBuffers):
     """What all quantized layers share; each is built of the float layer, a :class:`LayerSpec` and the qparams.
 
     Buffers (those that do not apply are None): ``input_scale``, ``input_zero_point``: ``()`` per tensor, ``(C_in,)``
@@ -125,15 +126,6 @@ class QuantizedLayer:
     def _input_axis(self, x: torch.Tensor) -> int:
         # Counted from the right, so that an input without batch axis (C, H, W, D) is right too.
         return x.dim() - 1 if isinstance(self, nn.Linear) else x.dim() - len(self.kernel_size) - 1
-
-    def _apply(self, fn, recurse=True):
-        scales = [(name, self._buffers[name]) for name in ("input_scale", "weight_scale")]
-        super()._apply(fn, recurse)
-        for name, scale in scales:  # .half() must move the weight only: a rounded scale is another grid
-            moved = self._buffers[name]
-            if moved is not None and moved.dtype != scale.dtype:
-                self._buffers[name] = scale.to(moved.device)
-        return self
 
     def extra_repr(self) -> str:
         specs = (("input", self.spec.input), ("weight", self.spec.weight))

@@ -20,8 +20,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop
-from torch.utils.hooks import RemovableHandle
 
+from mqb_monai.quantization.running import follow_modules
 from mqb_monai.quantization.swap import find_layers
 
 
@@ -69,7 +69,7 @@ _FLOP_FORMULAS = {
 
 
 class _ProductMode(TorchDispatchMode):
-    """Sees every operator; the hooks of :func:`count_products` tell it which module runs."""
+    """Sees every operator; the hooks of :func:`follow_modules` tell it which module runs."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -83,19 +83,6 @@ class _ProductMode(TorchDispatchMode):
         for name, tensor in chain(network.named_parameters(), network.named_buffers()):
             if not is_lazy(tensor):
                 self._held.setdefault(_storage(tensor), (name,))
-
-    def follow_module(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
-        def enter(*_):
-            self.running.append(name)
-
-        def leave(*_):
-            self.running.pop()
-
-        # Entered before any other hook of the module can raise: it is left in any case.
-        return (
-            module.register_forward_pre_hook(enter, prepend=True),
-            module.register_forward_hook(leave, always_call=True),
-        )
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -161,16 +148,11 @@ def count_products(network: nn.Module) -> Iterator[Counter[Product]]:
     Yields:
         the multiply-adds of each :class:`Product` so far; a module that runs twice adds up under its first name.
     """
-    mode, handles = _ProductMode(network), []
+    mode = _ProductMode(network)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused transformer layer would hide its products
     try:
-        for name, module in network.named_modules():
-            if module is not network:  # which may be running already
-                handles += mode.follow_module(name, module)
-        with mode:
+        with follow_modules(network, mode.running.append, lambda _: mode.running.pop()), mode:
             yield mode.products
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-        for handle in handles:
-            handle.remove()

@@ -17,6 +17,10 @@ from mqb_monai.quantization.calibrate import Calibration, calibrate
 from mqb_monai.quantization.coverage import Coverage
 from mqb_monai.quantization.layer_weight import quantize_weight
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
+from mqb_monai.quantization.operation_forward import add_operation_points
+from mqb_monai.quantization.operation_points import operation_points
+from mqb_monai.quantization.operations import modules_with_products
+from mqb_monai.quantization.products import Product
 from mqb_monai.quantization.scheme import LayerSpec, Scheme
 from mqb_monai.quantization.swap import name_layer, parent_type, replace_modules
 from mqb_monai.quantization.weights import weights_sha256
@@ -27,7 +31,7 @@ class NotCalibratedWarning(UserWarning):
 
 
 class OutsideLayerWarning(UserWarning):
-    """Convolutions and linear products outside of layers (``F.conv3d``, ``F.linear``) stay float."""
+    """Products that no layer does stay float: ``F.conv3d``, ``F.linear``; attention, where the scheme quantizes it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class QuantizationRecord:
         changes: what an algorithm did beyond rounding, for the reader.
         coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
             multiply-adds that is quantized, and by name what stays float outside of layers.
+        operations: of every quantize point of operations, by its name: ``operation``, ``operands`` (how many),
+            ``calls`` (of how many such calls in one forward of its module it is one) and ``scale``, a list: one for all
+            operands, or one for each operand of a ``matmul``.
     """
 
     scheme: str
@@ -58,6 +65,7 @@ class QuantizationRecord:
     weights_sha256: str
     changes: list = field(default_factory=list)
     coverage: dict = field(default_factory=dict)
+    operations: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON."""
@@ -78,12 +86,14 @@ def quantize(
         scheme: ``w8a8_per_channel`` and the like, see :data:`~mqb_monai.quantization.scheme.SCHEMES`, or a ``Scheme``.
         batches: calibration data, float tensors ``(B, C, H, W, D)`` as the network takes them; no labels. Never the
             test split.
-        include, exclude: patterns (``fnmatch``) of layer names to quantize and to leave float.
+        include, exclude: patterns (``fnmatch``) of layer names to quantize and to leave float; those of operations
+            (``vit.blocks.0.attn:matmul_0``) are chosen by the same patterns.
 
     Returns:
         a deep copy whose layers are quantized, in the mode of ``network``, with a :class:`QuantizationRecord` as its
         ``quantization_record``. Layers that saw no data stay float and are named in a :class:`NotCalibratedWarning`;
-        so do convolutions and linear products outside of layers, in an :class:`OutsideLayerWarning`.
+        so do convolutions and linear products outside of layers, and under a scheme with ``operations`` products of two
+        activations that were not found (those of ``nn.MultiheadAttention``), in an :class:`OutsideLayerWarning`.
 
     Raises:
         InputError: an unknown scheme, no quantizable layer, a pattern that matches nothing, no calibration data, NaN or
@@ -110,6 +120,7 @@ def apply_calibration(network: nn.Module, calibration: Calibration) -> nn.Module
         if calibration.calls[name]:
             replacements[id(modules[name])] = _quantized_layer(modules[name], name, spec, calibration, weights)
     quantized = replace_modules(quantized, replacements)
+    add_operation_points(quantized, calibration.operations)
     quantized.quantization_record = make_record(quantized, calibration, sha256)
     if calibration.not_calibrated:
         warnings.warn(
@@ -117,13 +128,20 @@ def apply_calibration(network: nn.Module, calibration: Calibration) -> nn.Module
             NotCalibratedWarning,
             stacklevel=3,
         )
-    if outside := Coverage.of(calibration.products, ()).outside:
+    if outside := _float_products(calibration):
         warnings.warn(
             "these products are no layer's and stay float: " + ", ".join(map(str, outside)),
             OutsideLayerWarning,
             stacklevel=3,
         )
     return quantized
+
+
+def _float_products(calibration: Calibration) -> list[Product]:
+    """The products that stay float although the scheme would have them quantized."""
+    kinds = {"layer"} if calibration.scheme.operations else {"layer", "attention"}
+    quantized = {Product("attention", module) for module in modules_with_products(calibration.operations)}
+    return [product for product in calibration.products if product.kind not in kinds and product not in quantized]
 
 
 def _quantized_layer(module, name: str, spec: LayerSpec, calibration: Calibration, weights: dict) -> QuantizedLayer:
@@ -147,8 +165,8 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
 
 def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> QuantizationRecord:
     """The record of a network whose layers were just replaced."""
-    scheme = asdict(calibration.scheme)
-    layers = quantized_layers(quantized)
+    scheme = {name: value for name, value in asdict(calibration.scheme).items() if value is not None}
+    layers, points = quantized_layers(quantized), operation_points(quantized)
     return QuantizationRecord(
         scheme=scheme.pop("name"),
         specs=scheme,
@@ -157,7 +175,8 @@ def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> 
         not_calibrated=list(calibration.not_calibrated),
         versions={"mqb_monai": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         weights_sha256=sha256,
-        coverage=Coverage.of(calibration.products, layers).summary(),
+        coverage=Coverage.of(calibration.products, layers, modules_with_products(points)).summary(),
+        operations={name: point.record() for name, point in points.items()},
     )
 
 

@@ -8,7 +8,7 @@ from mqb_monai.errors import InputError
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_token", "per_voxel")
 OBSERVER_NAMES = ("minmax", "percentile", "mse")
-FLOAT_SCHEMES = ("fp32", "bf16")
+FLOAT_SCHEMES = ("fp32", "bf16", "fp16")
 LAYER_KINDS = ("conv", "pointwise", "linear")
 
 
@@ -89,6 +89,8 @@ class Scheme:
         pointwise_input: input of convolutions whose kernel is all ones (1x1x1); their weight takes ``conv_weight``.
         linear_input: input of linear layers, ``(..., C)``.
         linear_weight: their weight ``(C_out, C_in)``.
+        operations: operands of residual additions, of concatenations and of products of two activations
+            (:mod:`~mqb_monai.quantization.operation_observers` says which); None leaves them float.
 
     Raises:
         InputError: a granularity that such a tensor cannot have.
@@ -100,6 +102,7 @@ class Scheme:
     pointwise_input: QuantSpec
     linear_input: QuantSpec
     linear_weight: QuantSpec
+    operations: QuantSpec | None = None
 
     def __post_init__(self):
         self._allow("conv_input", "per_tensor", "per_channel", "per_voxel")
@@ -107,6 +110,8 @@ class Scheme:
         self._allow("linear_input", "per_tensor", "per_channel", "per_token")
         self._allow("conv_weight", "per_tensor", "per_channel")
         self._allow("linear_weight", "per_tensor", "per_channel")
+        if self.operations is not None:
+            self._allow("operations", "per_tensor")
 
     def _allow(self, field: str, *granularities: str) -> None:
         granularity = getattr(self, field).granularity
@@ -123,7 +128,9 @@ class Scheme:
         return LayerSpec(input=getattr(self, f"{kind}_input"), weight=weight)
 
 
-def _study(name: str, num_bits: int, conv: str, pointwise: str, linear: str, weight: str, symmetric=True) -> Scheme:
+def _study(
+    name: str, num_bits: int, conv: str, pointwise: str, linear: str, weight: str, symmetric=True, operations=None
+) -> Scheme:
     """One row of the table: granularities only; weights are symmetric in all of them."""
     return Scheme(
         name=name,
@@ -132,10 +139,11 @@ def _study(name: str, num_bits: int, conv: str, pointwise: str, linear: str, wei
         pointwise_input=QuantSpec(num_bits, pointwise, symmetric),
         linear_input=QuantSpec(num_bits, linear, symmetric),
         linear_weight=QuantSpec(num_bits, weight),
+        operations=operations,
     )
 
 
-# The first six are those of the MedQuanBench study; the last two are what integer kernels compute.
+# The first six are those of the MedQuanBench study; the last three are what integer kernels compute.
 # fmt: off
 SCHEMES = {
     #                                             bits conv input     1x1x1 input    linear input  weight
@@ -148,6 +156,8 @@ SCHEMES = {
     "w8a8_engine": _study("w8a8_engine",           8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel"),
     "w4a4_engine": _study("w4a4_engine",           4, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
                           symmetric=False),
+    "w8a8_tensorrt": _study("w8a8_tensorrt",       8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
+                            operations=QuantSpec(8, "per_tensor")),
 }
 # fmt: on
 

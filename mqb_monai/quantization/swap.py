@@ -100,7 +100,7 @@ def select_layers(
         kinds = ", ".join(kind.__name__ for kind in QUANTIZED)
         raise InputError(f"the network has no quantizable layer (expected any of {kinds}){reasons and ':' + reasons}")
     include, exclude = _patterns(include), _patterns(exclude)
-    unmatched = [p for p in (*include, *exclude) if not any(_matches(layer, [p]) for layer in layers)]
+    unmatched = [p for p in (*include, *exclude) if not any(matches(layer.names, [p]) for layer in layers)]
     if unmatched:
         raise InputError(
             f"no layer matches {', '.join(map(repr, unmatched))}; "
@@ -108,9 +108,9 @@ def select_layers(
         )
     chosen = []
     for layer in possible:
-        if _matches(layer, exclude):
-            left_out[layer.name] = f"excluded by {', '.join(p for p in exclude if _matches(layer, [p]))}"
-        elif not _matches(layer, include):
+        if matches(layer.names, exclude):
+            left_out[layer.name] = f"excluded by {', '.join(p for p in exclude if matches(layer.names, [p]))}"
+        elif not matches(layer.names, include):
             left_out[layer.name] = "not in include"
         else:
             chosen.append(layer)
@@ -122,8 +122,10 @@ def _patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _matches(layer: Layer, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in layer.names for pattern in patterns)
+def matches(names: Iterable[str], patterns: str | Iterable[str]) -> bool:
+    """Whether any of the names of a thing matches any of the patterns, which are as those of :func:`select_layers`."""
+    patterns = _patterns(patterns)
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def replace_modules(network: nn.Module, replacements: Mapping[int, nn.Module]) -> nn.Module:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.integer_support import refuse_saturation, refuse_unsupported
+from mqb_monai.backends.integer_support import refuse_saturation, refuse_scheme, refuse_unsupported
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import QuantSpec, Scheme, quantize
+from mqb_monai.quantization import SCHEMES, QuantSpec, Scheme, quantize
 
 pytest.importorskip("openvino")
 
@@ -45,6 +45,30 @@ def test_asymmetric_eight_bits(x):
     qnet = quantize(nn.Conv3d(1, 2, 3), Scheme("mine", spec, weight, spec, spec, weight), [x])
     with pytest.raises(InputError, match=r"'mine'.*asymmetric"):
         refuse_unsupported(qnet)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv3d(1, 1, 3, padding=1), nn.Conv3d(1, 1, 1)
+
+    def forward(self, x):
+        return self.last(x + self.first(x))
+
+
+def test_operations_are_refused_by_openvino_only(x, tmp_path):
+    qnet = quantize(Residual(), "w8a8_tensorrt", [x])
+    reason = "quantized additions, concatenations or matrix products, and OpenVINO's engine"
+    with pytest.raises(InputError, match=f"'w8a8_tensorrt' cannot run.*operation ':add_0' has {reason}.*'w8a8_engine'"):
+        compile_network(qnet, "openvino", x, tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
+    with pytest.raises(InputError, match=f"it has {reason}.*Choose 'w8a8_per_tensor' or 'w8a8_engine'"):
+        refuse_scheme(SCHEMES["w8a8_tensorrt"])
+    for backend in ("onnx", "tensorrt"):
+        refuse_unsupported(qnet, backend)
+        refuse_scheme(SCHEMES["w8a8_tensorrt"], backend)
+        with pytest.raises(InputError, match="Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w8a8_tensorrt'"):
+            refuse_scheme(SCHEMES["w4a4_engine"], backend)
 
 
 def run_probe(**environment):

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mqb_monai.quantization import NotCalibratedWarning, quantize
 
@@ -80,3 +81,63 @@ def nnunet():
         nonlin=nn.LeakyReLU,
         deep_supervision=False,
     ).eval()
+
+
+class ResidualBlock(nn.Module):
+    """A residual block that adds in place, as MONAI's and nnU-Net's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(4, 4, 3, padding=1)
+        self.activation = nn.LeakyReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.conv(x)
+        y += x
+        return self.activation(y)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.register_buffer("bias", torch.ones(8, 8))
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1), attn_mask=self.bias)
+
+
+class Mixed(nn.Module):
+    """A residual block, a concatenation with the skip, attention; ``(B, 1, 2, 2, 2)`` to ``(B, 2, 2, 2, 2)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block = nn.Conv3d(1, 4, 1), ResidualBlock()
+        self.attention, self.norm = Attention(), nn.LayerNorm(4)
+        self.head = nn.Conv3d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.block(x)
+        tokens = y.flatten(2).transpose(1, 2)
+        tokens = self.norm(tokens + self.attention(tokens))  # before a norm: stays float
+        return self.head(torch.cat([tokens.transpose(1, 2).reshape(y.shape), y], dim=1))
+
+
+@pytest.fixture
+def small_x():
+    """An input of :func:`mixed`."""
+    return torch.randn(2, 1, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def mixed():
+    """Layers with an addition, a concatenation and products between them, one addition of which stays float."""
+    torch.manual_seed(0)
+    return Mixed().eval()
+
+
+@pytest.fixture
+def mixed_quantized(mixed, small_x):
+    """:func:`mixed` under ``w8a8_tensorrt``: points ``block:add_0, attention:matmul_0, attention:matmul_1, :cat_0``."""
+    return quantize(mixed, "w8a8_tensorrt", [small_x])

@@ -79,6 +79,21 @@ def test_tracing_uses_native_operators(x, small_counts_as_big, monkeypatch):
         assert torch.equal(exported.module()(x), Module()(x))
 
 
+def test_kernels_run_outside_of_any_function_mode(x, small_counts_as_big, monkeypatch):
+    """One would be compiled into the kernel, or keep it from being compiled at all."""
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            assert func is not torch.round, "seen by the mode"
+            return func(*args, **kwargs or {})
+
+    monkeypatch.setattr(compiled, "_compiled", lambda kernel: kernel)
+    with Mode():
+        for call in calls(x).values():
+            call()
+    assert compiled._enabled
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_compiled_equals_eager_bit_by_bit(symmetric):

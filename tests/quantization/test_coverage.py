@@ -93,10 +93,25 @@ def test_coverage_sums_by_kind():
     assert coverage.quantized_share == pytest.approx(0.6)
     assert coverage.summary() == {
         "quantized_share": pytest.approx(0.6),
-        "multiply_adds": {"quantized_layers": 60, "float_layers": 20, "attention": 15, "outside": 5},
+        "multiply_adds": {
+            "quantized_layers": 60,
+            "float_layers": 20,
+            "quantized_attention": 0,
+            "float_attention": 15,
+            "outside": 5,
+        },
         "attention": {"c": 15},
         "outside": [{"kind": "linear", "module": "d", "weights": ["d.weight"], "multiply_adds": 5}],
     }
+
+
+def test_coverage_counts_quantized_attention():
+    products = {Product("layer", "a"): 60, Product("attention", "b"): 30, Product("attention", "c"): 10}
+    coverage = Coverage.of(products, ["a"], ["b", "never_run"])
+    assert coverage.quantized_attention == ("b",)
+    assert coverage.multiply_adds["quantized_attention"] == 30
+    assert coverage.multiply_adds["float_attention"] == 10
+    assert coverage.quantized_share == pytest.approx(0.9)
 
 
 def test_coverage_of_nothing():

@@ -173,7 +173,8 @@ def test_record_states_the_share_of_multiply_adds(network, x):
     assert coverage["multiply_adds"] == {
         "quantized_layers": quantized,
         "float_layers": left,
-        "attention": 0,
+        "quantized_attention": 0,
+        "float_attention": 0,
         "outside": 0,
     }
 

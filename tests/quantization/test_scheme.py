@@ -49,7 +49,7 @@ TABLE = {
 @pytest.mark.parametrize("name", list(SCHEMES))
 def test_schemes_follow_the_table(name):
     bits, kind = int(name[1]), name.split("_", 1)[1]
-    engine = ("per_tensor", "per_tensor", "per_tensor", "per_channel", name == "w8a8_engine")
+    engine = ("per_tensor", "per_tensor", "per_tensor", "per_channel", name != "w4a4_engine")
     conv, pointwise, linear, weight, symmetric = TABLE.get(kind, engine)
     scheme = SCHEMES[name]
     assert scheme.name == name
@@ -57,6 +57,7 @@ def test_schemes_follow_the_table(name):
     assert scheme.pointwise_input == QuantSpec(bits, pointwise, symmetric)
     assert scheme.linear_input == QuantSpec(bits, linear, symmetric)
     assert scheme.conv_weight == scheme.linear_weight == QuantSpec(bits, weight)
+    assert scheme.operations == (QuantSpec(8, "per_tensor") if name == "w8a8_tensorrt" else None)
 
 
 def test_get_scheme_passes_schemes_through():
@@ -82,6 +83,8 @@ def test_scheme_refuses_granularity_that_a_tensor_cannot_have():
         Scheme("mine", tensor, tensor, tensor, voxel, tensor)
     with pytest.raises(InputError, match="conv_weight must be one of per_tensor, per_channel"):
         Scheme("mine", tensor, voxel, tensor, tensor, tensor)
+    with pytest.raises(InputError, match="operations must be one of per_tensor, got 'per_voxel'"):
+        Scheme("mine", tensor, tensor, tensor, tensor, tensor, operations=voxel)
 
 
 def test_layer_spec_by_kind():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from mqb_monai.backends.conversion import compile_model, convert
 from mqb_monai.backends.engine import plain_input
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
+from mqb_monai.quantization.calibrate import inference_only
 from mqb_monai.quantization.layer_weight import TRANSPOSED
 
 REQUIRED_SHARE = 0.999
@@ -38,8 +38,12 @@ class LayerAgreement:
     max_steps: float
 
 
-def check_layers(qnet: nn.Module, example_input: torch.Tensor) -> list[LayerAgreement]:
-    """Compare every quantized layer, run by OpenVINO on its own, with its simulation.
+# Layers and their inputs, by the layers' names, to their outputs: every layer run by an engine on its own.
+RunLayers = Callable[[Mapping[str, nn.Module], Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
+
+
+def check_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers) -> list[LayerAgreement]:
+    """Compare every quantized layer, run by an engine on its own, with its simulation.
 
     The inputs are those that ``example_input`` puts into the layers of the simulation: of the first sample a central
     block of at most 20^3 positions (linear: the first 20^3 tokens). A constant block (an example of zeros) would show
@@ -50,19 +54,43 @@ def check_layers(qnet: nn.Module, example_input: torch.Tensor) -> list[LayerAgre
     Args:
         qnet: a network whose quantized layers have per-tensor input scales.
         example_input: ``(B, C, H, W, D)`` float32.
+        run_layers: the engine.
 
     Returns:
         one entry per layer; a layer under several names once, layers that do not run left out.
     """
     inputs = _capture_inputs(qnet, example_input)
-    layers = [layer for name, layer in quantized_layers(qnet).items() if name in inputs]
-    names = [name for name in quantized_layers(qnet) if name in inputs]
-    outputs = run_layers(layers, [inputs[name] for name in names])
+    layers = {name: layer for name, layer in quantized_layers(qnet).items() if name in inputs}
+    outputs = run_layers(layers, inputs)
     with torch.no_grad():
-        return [_compare(*each, inputs[each[0]]) for each in zip(names, layers, outputs, strict=True)]
+        return [_compare(name, layer, outputs[name], inputs[name]) for name, layer in layers.items()]
 
 
-def refuse_disagreement(agreements: Sequence[LayerAgreement]) -> None:
+def checked_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers, engine: str) -> dict:
+    """What :func:`check_layers` found, for the engine's record; {} of a float network.
+
+    Args:
+        qnet, example_input, run_layers: as :func:`check_layers`.
+        engine: its name, for the sentence that refuses it.
+
+    Raises:
+        InputError: as :func:`refuse_disagreement`.
+    """
+    if not quantized_layers(qnet):
+        return {}
+    agreements = check_layers(qnet, example_input, run_layers)
+    refuse_disagreement(agreements, engine)
+    worst = worst_layer(agreements)
+    return {
+        "layers": len(agreements),
+        "required_share": REQUIRED_SHARE,
+        "worst_layer": worst.layer if worst else None,
+        "worst_share": worst.share if worst else None,
+        "max_steps": max((agreement.max_steps for agreement in agreements), default=None),
+    }
+
+
+def refuse_disagreement(agreements: Sequence[LayerAgreement], engine: str) -> None:
     """Refuse an engine of which a layer computes something else than its simulation.
 
     Raises:
@@ -72,7 +100,7 @@ def refuse_disagreement(agreements: Sequence[LayerAgreement]) -> None:
     if worst is not None and worst.share < REQUIRED_SHARE:
         failed = sum(agreement.share < REQUIRED_SHARE for agreement in agreements)
         raise InputError(
-            f"the OpenVINO engine is refused: layer {worst.layer!r} agrees with its simulation within one step on "
+            f"the {engine} engine is refused: layer {worst.layer!r} agrees with its simulation within one step on "
             f"{worst.share:.2%} of {worst.elements} elements (required: {REQUIRED_SHARE:.1%}; up to "
             f"{worst.max_steps:.1f} steps apart; {failed} of {len(agreements)} layers fail). Leave such layers float "
             "(quantize with exclude=...), or take backend 'torch'."
@@ -82,26 +110,6 @@ def refuse_disagreement(agreements: Sequence[LayerAgreement]) -> None:
 def worst_layer(agreements: Sequence[LayerAgreement]) -> LayerAgreement | None:
     """The layer with the least share, of equals the one that is most steps off; None of none."""
     return min(agreements, key=lambda agreement: (agreement.share, -agreement.max_steps), default=None)
-
-
-class _SideBySide(nn.Module):
-    """Layers that have nothing to do with each other in one model: one conversion instead of one for each."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
-
-
-def run_layers(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Run layers in OpenVINO, each on its own input, in FP32 or INT8; the outputs in their order."""
-    if not layers:
-        return []
-    compiled = compile_model(convert(_SideBySide(layers), tuple(inputs)))
-    results = compiled.create_infer_request().infer([plain_input(x).numpy() for x in inputs])
-    return [torch.from_numpy(results[index].copy()) for index in range(len(layers))]
 
 
 def _compare(name: str, layer: QuantizedLayer, output: torch.Tensor, x: torch.Tensor) -> LayerAgreement:
@@ -133,16 +141,13 @@ def _capture_inputs(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, t
 
         return hook
 
-    training = [module for module in qnet.modules() if module.training]
     handles = [m.register_forward_pre_hook(keep(n), with_kwargs=True) for n, m in quantized_layers(qnet).items()]
     try:
-        with torch.no_grad():
-            qnet.eval()(example_input)
+        with inference_only(qnet):
+            qnet(example_input)
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True
     return captured
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -21,10 +21,12 @@ from mqb_monai.backends.engine import plain_input
 from mqb_monai.backends.layer_names import naming_decoder, note_names, restore_names
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import export_mode, quantized_layers
+from mqb_monai.quantization.calibrate import inference_only
 from mqb_monai.quantization.layer_weight import TRANSPOSED
 
 # On such CPUs OpenVINO computes in BF16 unless told otherwise: the hint is always set.
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_TINY_BIAS = 1e-30  # added to a float32 sum it is lost, but OpenVINO does not remove it as it does a zero
 
 
 def import_openvino() -> ModuleType:
@@ -59,8 +61,8 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
     """
     openvino = import_openvino()
     inputs = tuple(plain_input(x) for x in example_inputs)
-    network = _on_cpu(network)
-    with _quiet(), _without_telemetry(), _evaluating(network), _weights_in_graph(network), torch.no_grad():
+    network = on_cpu(network)
+    with _quiet(), _without_telemetry(), inference_only(network), _weights_in_graph(network), _biases_in_graph(network):
         try:
             decoder = naming_decoder(network, inputs)
             shapes = [tuple(x.shape) for x in inputs]
@@ -98,6 +100,35 @@ def read_model(path: str | os.PathLike) -> Any:
     return core.read_model(path)
 
 
+def on_cpu(network: nn.Module) -> nn.Module:
+    """``network``, or a copy of it on the CPU where any of its tensors is elsewhere."""
+    tensors = [*network.parameters(), *network.buffers()]
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return network
+    return copy.deepcopy(network).cpu()
+
+
+class SideBySide(nn.Module):
+    """Layers that have nothing to do with each other in one model: one conversion instead of one for each."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def run_layers(layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Run layers in OpenVINO, each on its own input, in FP32 or INT8; all by the layers' names."""
+    if not layers:
+        return {}
+    given = tuple(inputs[name] for name in layers)
+    compiled = compile_model(convert(SideBySide(layers.values()), given))
+    results = compiled.create_infer_request().infer([plain_input(x).numpy() for x in given])
+    return {name: torch.from_numpy(results[index].copy()) for index, name in enumerate(layers)}
+
+
 def cpu_name() -> str:
     """The processor's name, as OpenVINO gives it on every system."""
     return import_openvino().Core().get_property("CPU", "FULL_DEVICE_NAME").strip()
@@ -106,25 +137,6 @@ def cpu_name() -> str:
 def cpu_capabilities() -> list[str]:
     """What OpenVINO says that it can compute in here: ``FP32``, ``BF16``, ``INT8``, ..."""
     return sorted(import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-
-
-def _on_cpu(network: nn.Module) -> nn.Module:
-    tensors = [*network.parameters(), *network.buffers()]
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        return network
-    return copy.deepcopy(network).cpu()
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block (OpenVINO sets it and leaves it); every module's own mode afterwards."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager
@@ -139,6 +151,27 @@ def _weights_in_graph(network: nn.Module) -> Iterator[None]:
             if isinstance(layer, TRANSPOSED) and layer.groups > 1:
                 layer.weight_in_graph = False
         yield
+
+
+@contextmanager
+def _biases_in_graph(network: nn.Module) -> Iterator[None]:
+    """A bias that changes nothing for every quantized layer that has none, or one of zeros.
+
+    OpenVINO 2026.4 keeps a layer's output in integers past what follows directly (activation, pooling) and through a
+    norm, which divides by the standard deviation: the scale then cancels. Not so the norm's epsilon, which becomes too
+    small beside the variance of integers: a channel whose own variance is near it comes out too large. A bias is not
+    passed.
+    """
+    layers = quantized_layers(network).values()
+    before = {layer: layer.bias for layer in layers if layer.bias is None or not layer.bias.any()}
+    for layer in before:
+        features = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        layer.bias = nn.Parameter(torch.full((features,), _TINY_BIAS))
+    try:
+        yield
+    finally:
+        for layer, bias in before.items():
+            layer.bias = bias
 
 
 @contextmanager

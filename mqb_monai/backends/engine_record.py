@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from mqb_monai.errors import InputError
+import torch
+from torch import nn
 
-FILES = ("model.xml", "model.bin", "engine.json")
-FORMAT_VERSION = 1
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import weights_sha256
+
+logger = logging.getLogger(__name__)
+
+FILES = ("model.xml", "model.bin", "model.onnx", "model.onnx.data", "program.pt2", "engine.json")
+FORMAT_VERSION = 2  # 1: engines of OpenVINO that could differ from their simulation before a norm
 # An engine fits where all of these are equal; the thread count is set anew at every load.
-IDENTITY = ("format_version", "backend", "content_sha256", "precision", "input_shape", "engine_version", "cpu")
+IDENTITY = ("format_version", "backend", "content_sha256", "precision", "input_shape", "engine_version", "cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -19,19 +28,21 @@ class EngineRecord:
     """One engine.
 
     Attributes:
-        backend: ``openvino``.
+        backend: a name of :data:`mqb_monai.backends.BACKENDS`.
         scheme: of the quantized network; ``fp32`` or ``bf16`` for a float one.
         precision: in what the float part computes.
         input_shape: compiled in, ``[B, C, H, W, D]``.
         content_sha256: of everything that was compiled: weights, scales and the layers' settings.
         weights_sha256: of the FP32 weights that the network came from.
-        engine_version: of OpenVINO.
-        cpu: name and capabilities, as OpenVINO gives them.
+        engine_version: of OpenVINO, of TensorRT and torch-tensorrt; of an ONNX file, of what wrote it.
+        cpu: name and capabilities, as OpenVINO gives them; empty where the engine runs on any.
+        gpu: name and compute capability; empty where the engine runs on CPUs.
         placement: convolution or linear layer to the precision it runs in (``i8``, ``u8``, ``f32``, ``bf16``), of the
             runtime graph; of a layer that runs several times, all that occur.
         float_layers: quantized layers that do not run as integers here.
         layer_check: ``layers``, ``required_share``, ``worst_layer``, ``worst_share``, ``max_steps``; empty for a float
             network.
+        network_check: as :func:`mqb_monai.backends.network_agreement.check_network`; empty for a float network.
         versions: of the software.
     """
 
@@ -43,11 +54,49 @@ class EngineRecord:
     weights_sha256: str
     engine_version: str
     cpu: str
+    gpu: str = ""
     format_version: int = FORMAT_VERSION
     placement: dict[str, str] = field(default_factory=dict)
     float_layers: list[str] = field(default_factory=list)
     layer_check: dict = field(default_factory=dict)
+    network_check: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
+
+
+def describe_engine(
+    network: nn.Module,
+    example_input: torch.Tensor,
+    backend: str,
+    precision: str,
+    engine_version: str,
+    cpu: str = "",
+    gpu: str = "",
+) -> EngineRecord:
+    """The record of the engine that is wanted, without what only building it can tell."""
+    state_sha256 = weights_sha256(network.state_dict())
+    quantization = getattr(network, "quantization_record", None)
+    # repr() shows what the weights do not: strides, activations, number of bits. Addresses differ in every process.
+    structure = re.sub(r"0x[0-9a-fA-F]+", "", repr(network))
+    return EngineRecord(
+        backend=backend,
+        scheme=quantization.scheme if quantization is not None else precision,
+        precision=precision,
+        input_shape=list(example_input.shape),
+        content_sha256=hashlib.sha256(f"{state_sha256}\n{structure}".encode()).hexdigest(),
+        weights_sha256=quantization.weights_sha256 if quantization is not None else state_sha256,
+        engine_version=engine_version,
+        cpu=cpu,
+        gpu=gpu,
+    )
+
+
+def fitting_record(folder: Path, wanted: EngineRecord) -> EngineRecord | None:
+    """The record in ``folder`` where its engine is the one that is ``wanted``; else None, the reason logged."""
+    found = read_record(folder)
+    other = differences(found, wanted) if found is not None else []
+    if other:
+        logger.info("the engine in %s is of another %s and is built anew", folder, ", ".join(other))
+    return None if other else found
 
 
 def write_record(folder: Path, record: EngineRecord) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -54,3 +56,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(tmp_path_factory) -> tuple[nn.Module, torch.Tensor, Path]:
+    """A quantized network, its example input, and the folder of its ONNX engine: exporting takes seconds."""
+    from mqb_monai.backends import compile_network
+
+    torch.manual_seed(0)
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    qnet = quantize(SmallNet().eval(), "w8a8_engine", [x])
+    folder = tmp_path_factory.mktemp("onnx") / "engine"
+    compile_network(qnet, "onnx", x, folder, threads=1)
+    return qnet, x, folder

@@ -65,7 +65,10 @@ def test_int8_runs_as_integers_and_agrees_with_the_simulation(network, qnet, x, 
         simulated, reference = qnet(x), network(x)
     # Every layer agrees to the step; over the whole network the ties add up to less than quantizing itself costs.
     limit = 0.6 if precision == "fp32" else 1.5
-    assert relative_rms(engine(x), simulated) < limit * relative_rms(simulated, reference)
+    difference = relative_rms(engine(x), simulated)
+    assert difference < limit * relative_rms(simulated, reference)
+    check = record["network_check"]
+    assert check["difference"] / check["output"] == pytest.approx(difference)
 
 
 def test_a_weight_is_stored_in_eight_bits(network, x, tmp_path):

@@ -23,7 +23,7 @@ def norm() -> nn.Module:
 
 
 class Residual(nn.Module):
-    """A linear layer without bias on a residual path: its scale is moved past the addition when compiling."""
+    """A linear layer without bias on a residual path."""
 
     def __init__(self) -> None:
         super().__init__()

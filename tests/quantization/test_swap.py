@@ -84,6 +84,14 @@ def test_select_layers_by_any_alias(nnunet):
     assert left_out["decoder.seg_layers.1"] == "excluded by *seg_layers*"
 
 
+@pytest.mark.parametrize("option", ["0, 2.*,", ("0", "2.*"), ["2.*", "0", ""]], ids=["string", "tuple", "list"])
+def test_select_layers_takes_what_fire_makes_of_a_list(option):
+    layers = find_layers(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))))
+    assert [layer.name for layer in select_layers(layers, include=option)[0]] == ["0", "2.0"]
+    assert [layer.name for layer in select_layers(layers, exclude=option)[0]] == ["1"]
+    assert len(select_layers(layers, exclude="")[0]) == 3
+
+
 def test_select_layers_names_all_patterns_that_match_nothing(network):
     with pytest.raises(
         InputError, match=r"no layer matches 'conv\.weight', 'norm'; layer names are such as 'conv', 'up'"

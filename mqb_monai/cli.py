@@ -15,6 +15,7 @@ import fire
 from mqb_monai.commands.bench import BENCH
 from mqb_monai.commands.collection import list_command, pack
 from mqb_monai.commands.data import DATA
+from mqb_monai.commands.engine import ENGINE
 from mqb_monai.commands.quantize import quantize
 from mqb_monai.commands.report import report
 from mqb_monai.commands.weights import WEIGHTS
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     "weights": WEIGHTS,
     "quantize": quantize,
     "pack": pack,
+    "engine": ENGINE,
     "bench": BENCH,
     "report": report,
 }

@@ -2,8 +2,16 @@
 
 Read in this order: :mod:`openvino` (the main path: refuse, convert, check, compile, keep on disk), :mod:`conversion`,
 :mod:`integer_support` (what integer kernels can compute, and whether this CPU does), :mod:`agreement` (engine against
-simulation, layer by layer), :mod:`placement` (what really runs as integers), :mod:`engine` (the callable),
-:mod:`engine_record` (``engine.json``), :mod:`quantized_network` (checkpoint and engine as one ``network_def``).
+simulation, layer by layer), :mod:`network_agreement` (the same, as a whole), :mod:`placement` (what really runs as
+integers), :mod:`engine` (the callable), :mod:`engine_record` (``engine.json``), :mod:`quantized_network` (checkpoint
+and engine as one ``network_def``).
+
+A Q/DQ file for TensorRT, Triton and others: :mod:`onnx_qdq` (the main path), :mod:`onnx_layers`, :mod:`onnx_export` and
+:mod:`onnx_names` (from the network to the graph), :mod:`onnx_file`, :mod:`onnx_runtime` (proved on the CPU),
+:mod:`qdq_graph` and :mod:`qdq_lint` (NVIDIA's rules).
+
+On NVIDIA GPUs: :mod:`tensorrt` (the main path), :mod:`tensorrt_operator`, :mod:`tensorrt_layers` and
+:mod:`tensorrt_export` (all that runs without a GPU), :mod:`tensorrt_lane` (what is called of torch-tensorrt).
 """
 
 from __future__ import annotations
@@ -16,30 +24,47 @@ from torch import nn
 
 from mqb_monai.errors import InputError
 
-__all__ = ["BACKENDS", "PRECISIONS", "backend_module", "compile_network"]
+__all__ = ["BACKENDS", "FLOAT_PART", "PRECISIONS", "backend_module", "compile_network", "refuse_precision"]
 
-# Name -> the module whose compile_network() builds it, or one sentence that says why there is none.
+# Name -> the module whose compile_network() builds it.
 BACKENDS = {
     "torch": "mqb_monai.backends.torch_network",
     "openvino": "mqb_monai.backends.openvino",
-    "onnx": "the onnx backend (QDQ ONNX) is not built yet",
-    "tensorrt": "the tensorrt backend is not built yet",
+    "onnx": "mqb_monai.backends.onnx_qdq",
+    "tensorrt": "mqb_monai.backends.tensorrt",
 }
-PRECISIONS = ("fp32", "bf16")
+# Backend -> in what its float part computes.
+PRECISIONS = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "openvino": ("fp32", "bf16"),
+    "onnx": ("fp32",),
+    "tensorrt": ("fp32", "bf16", "fp16"),
+}
+# The float part of an INT8 engine where nothing else is asked for: fp32, and on a GPU what its tensor cores compute.
+FLOAT_PART = {"tensorrt": "fp16"}
 
 
 def backend_module(backend: str) -> str:
     """The module that builds engines of ``backend``.
 
     Raises:
-        InputError: an unknown backend, or one that is not built yet; the names to choose from are listed.
+        InputError: an unknown backend; the names to choose from are listed.
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if not BACKENDS[backend].startswith("mqb_monai."):
-        built = ", ".join(name for name, module in BACKENDS.items() if module.startswith("mqb_monai."))
-        raise InputError(f"{BACKENDS[backend]}; choose one of {built}.")
     return BACKENDS[backend]
+
+
+def refuse_precision(backend: str, precision: str) -> None:
+    """Refuse a precision that ``backend`` does not compute in.
+
+    Raises:
+        InputError: with those to choose from.
+    """
+    if precision not in PRECISIONS[backend]:
+        raise InputError(
+            f"backend {backend!r} has no precision {precision!r}; choose one of {', '.join(PRECISIONS[backend])}"
+        )
 
 
 def compile_network(
@@ -60,9 +85,9 @@ def compile_network(
         backend: a name of :data:`BACKENDS`.
         example_input: ``(B, C, H, W, D)`` or ``(B, C, H, W)`` float32, a real patch where there is one: its shape is
             compiled in, and the layers of an INT8 engine are checked on what it puts into them.
-        path: folder of the engine. One that fits (same network, shape, precision, engine version and CPU) is loaded,
-            any other is built anew. ``torch`` keeps nothing there.
-        precision: in what the float part computes, ``fp32`` or ``bf16``; quantized layers are INT8 in both.
+        path: folder of the engine. One that fits (same network, shape, precision, engine version, CPU or GPU) is
+            loaded, any other is built anew. ``torch`` keeps nothing there.
+        precision: in what the float part computes, one of :data:`PRECISIONS`; quantized layers are INT8 in all.
         threads: number of CPU threads; None lets the engine choose (all cores).
         rebuild: build anew, and so check the layers on this ``example_input``, even where the engine in ``path`` fits.
             That engine stays until the new one is complete.
@@ -76,8 +101,7 @@ def compile_network(
             be written.
     """
     target = backend_module(backend)
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    refuse_precision(backend, precision)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads must be a whole number from 1 on, or None for all cores; got {threads!r}")
     if not isinstance(example_input, torch.Tensor) or example_input.dim() < 3 or example_input.numel() == 0:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from mqb_monai.backends import BACKENDS
 from mqb_monai.data.datalist import load_datalist
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.engine import build_network, engine_folder
@@ -59,7 +60,8 @@ def export_engine(
         SystemExit: with one sentence, where the engine cannot be built or disagrees with the simulation.
     """
     if backend == "torch":
-        raise InputError("backend 'torch' runs the network as it is: there is no engine to export. Take openvino.")
+        engines = " or ".join(name for name in BACKENDS if name != "torch")
+        raise InputError(f"backend 'torch' runs the network as it is: there is no engine to export. Take {engines}.")
     example = calibration_patch(dataset_dir, preprocessing, input_shape) if dataset_dir else None
     build_network(network, scheme, backend, quantized_dir, engines_dir, input_shape, threads, example)
     folder = engine_folder(engines_dir, scheme, backend)

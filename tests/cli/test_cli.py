@@ -41,6 +41,7 @@ def test_main_without_arguments_lists_every_command(capsys):
     lines = capsys.readouterr().out.splitlines()
     data = ("phantom", "hippocampus", "btcv", "abdomenatlas", "wholebrain", "totalsegmentator")
     expected = ["list", *(f"data {name}" for name in data), "weights import", "weights download", "quantize", "pack"]
+    expected += ["engine lint", "engine check"]
     expected += ["bench run", "bench status", "bench table", "report"]
     assert [line[2:26].strip() for line in lines[1:]] == expected
     assert all(len(line.split()) > 4 for line in lines)

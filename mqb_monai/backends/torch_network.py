@@ -10,9 +10,11 @@ from torch import nn
 from mqb_monai.backends.engine import same_metadata
 from mqb_monai.quantization import quantized_layers
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class TorchEngine(nn.Module):
-    """``network`` in evaluation mode without gradients; under autocast to BF16 where that is the precision.
+    """``network`` in evaluation mode without gradients; under autocast where the precision is ``bf16`` or ``fp16``.
 
     Input and output ``(B, C, ...)``, any spatial size that the network takes; the output is float32.
     """
@@ -24,7 +26,8 @@ class TorchEngine(nn.Module):
         self.record = {"backend": "torch", "precision": precision, "simulated_layers": len(quantized_layers(network))}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        lower = AUTOCAST.get(self.precision)
+        with torch.no_grad(), torch.autocast(x.device.type, lower, enabled=lower is not None):
             return same_metadata(self.network(x).float(), x)
 
 

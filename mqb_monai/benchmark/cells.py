@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqb_monai.backends import BACKENDS, backend_module
+from mqb_monai.backends import BACKENDS, backend_module, refuse_precision
 from mqb_monai.backends.integer_support import refuse_scheme
 from mqb_monai.data.datalist import label_names, load_datalist
 from mqb_monai.errors import InputError
@@ -158,8 +158,10 @@ def obstacle(scheme: str, backend: str) -> str:
     """Why ``backend`` cannot run ``scheme``, in a sentence; empty where it can."""
     try:
         backend_module(backend)
-        if backend != "torch" and scheme not in FLOAT_SCHEMES:
-            refuse_scheme(SCHEMES[scheme])
+        if scheme in FLOAT_SCHEMES:
+            refuse_precision(backend, scheme)
+        elif backend != "torch":
+            refuse_scheme(SCHEMES[scheme], backend)
     except InputError as error:
         return str(error)
     return ""

@@ -1,6 +1,7 @@
 """What simulating quantization costs: forward passes of FP32, of our schemes and of NVIDIA ModelOpt's, side by side.
 
     python -m mqb_monai.benchmark.simulation_cost [--network nnunet|unetr] [--size 96] [--repeats 5] [--threads 2]
+        [--device cpu|cuda]
 
 Prints interleaved medians (one forward of each in turn, so that a busy machine slows all of them alike) with their
 ratio to FP32, the median of the turns' ratios. Random weights and input: time does not depend on them.
@@ -61,7 +62,10 @@ NETWORKS = {"nnunet": build_nnunet, "unetr": build_unetr}
 
 
 def candidates(network: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """One forward pass each of FP32, of every scheme (compiled and eager kernels), and of ModelOpt where installed."""
+    """One forward pass each of FP32, of every scheme, and of ModelOpt where installed.
+
+    A scheme on the CPU is there twice, with compiled and with eager kernels; on a GPU torch's own are used.
+    """
 
     def forward(net: nn.Module, fused: bool = True) -> Callable[[], object]:
         def run():
@@ -73,6 +77,9 @@ def candidates(network: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], ob
     calls = {"fp32": forward(network)}
     for scheme in SCHEMES:
         qnet = quantize(network, scheme, [x])
+        if x.is_cuda:
+            calls[scheme] = forward(qnet)
+            continue
         calls[f"{scheme} compiled"] = forward(qnet)
         calls[f"{scheme} eager"] = forward(qnet, fused=False)
     peer = modelopt_network(network, x)
@@ -97,6 +104,8 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, l
         for name, call in calls.items():
             start = time.perf_counter()
             call()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if turn:
                 times[name].append((time.perf_counter() - start) * 1e3)
     return times
@@ -109,18 +118,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=96, help="edge of the cubic patch, voxels; a multiple of 16")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
     if options.size < 16 or options.size % 16 or options.repeats < 1 or options.threads < 1:
         parser.error("--size must be a positive multiple of 16, --repeats and --threads at least 1")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs an NVIDIA GPU that torch can use, and here is none")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")  # third-party imports, and layers that never run
-    network = NETWORKS[options.network](options.size).eval()
-    x = torch.randn(1, 1, *[options.size] * 3)
+    network = NETWORKS[options.network](options.size).eval().to(options.device)
+    x = torch.randn(1, 1, *[options.size] * 3).to(options.device)
     times = measure(candidates(network, x), options.repeats)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    device = torch.cuda.get_device_name() if x.is_cuda else f"{options.threads} threads"
     print(
-        f"{options.network} {millions:.1f} M parameters, patch {options.size}^3, {options.threads} threads, "
+        f"{options.network} {millions:.1f} M parameters, patch {options.size}^3, {device}, "
         f"torch {torch.__version__}, {options.repeats} interleaved repeats"
     )
     print(f"{'forward pass':52s} {'median_ms':>10s} {'x fp32':>8s}")

@@ -37,10 +37,10 @@ def run(
 
     Args:
         bundles: names, quoted patterns or folders, with commas, as 'nnunet_*,unetr_s_hippocampus'.
-        schemes: fp32, bf16, w8a8_per_channel, ... or quoted patterns; FP32 on torch is always run, to compare with.
+        schemes: fp32, bf16, fp16, w8a8_engine, ... or quoted patterns; FP32 on torch is always run, to compare with.
         data: a data set's folder, or a folder of them named as in the catalog.
         out: the folder of records.
-        backends: torch (simulated), openvino, ... or quoted patterns.
+        backends: torch (simulated), openvino, tensorrt (on an NVIDIA GPU), ... or quoted patterns.
         split: the list of dataset.json to score.
         threads: of torch and of engines; 0 leaves the choice to them.
         engine: local, or ray.

@@ -13,12 +13,13 @@ from monai.data import decollate_batch
 from monai.engines import IterationEvents
 from torch import nn
 
+from mqb_monai.backends.network_agreement import perturbed
 from mqb_monai.handlers.engine import simulated_network
 from mqb_monai.handlers.scores import label_map
 from mqb_monai.metrics import dice, mean_score
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 
-FLOOR_NOISE = 1e-6  # of the image's RMS: what a float32 sum of some hundred terms leaves open
+ROUNDING = 1e-6  # of every weight: what a float32 sum of some hundred terms leaves open
 SUMS = ("voxels", "same", "same_fp32", "logits", "squares", "squares_floor", "squares_fp32")
 
 
@@ -33,9 +34,9 @@ class AgreementHandler:
     - ``same_label_fp32``: the same share between FP32 network and simulation, for scale,
     - ``logit_rms`` and ``logit_rms_fp32``: root mean square of the logit difference engine - simulation, and
       simulation - FP32,
-    - ``logit_rms_floor``: the same between the simulation and itself on the image with noise of a millionth of its RMS,
-      as much as float32 sums in another order differ. A last bit tips a rounding, which tips others in the next layer:
-      no engine can be expected to come closer than this,
+    - ``logit_rms_floor``: the same between the simulation and itself with all weights off by a millionth
+      (:func:`~mqb_monai.backends.network_agreement.perturbed`), as much as float32 sums in another order differ. A last
+      bit tips a rounding, which tips others in the next layer: no engine can be expected to come closer than this,
     - ``dice_difference``: mean DSC of the engine minus that of the simulation, on the same cases.
 
     Nothing is compared on the torch backend or for a scheme without quantization: the handler then does nothing.
@@ -67,6 +68,7 @@ class AgreementHandler:
         self._sums: dict[str, float] = {}
         self._scores: list[torch.Tensor] = []
         self._simulated: nn.Module | None = None
+        self._perturbed: nn.Module | None = None
 
     def attach(self, engine: Engine) -> None:
         if self.enabled:
@@ -76,6 +78,7 @@ class AgreementHandler:
 
     def _start(self, engine: Engine) -> None:
         self._simulated = simulated_network(self.network, self.scheme, self.quantized_dir).eval()
+        self._perturbed = perturbed(self._simulated, ROUNDING)
         self._sums = dict.fromkeys(SUMS, 0.0)
         self._scores = []
         engine.state.agreement_seconds = 0.0
@@ -85,7 +88,7 @@ class AgreementHandler:
         output = engine.state.output
         with torch.no_grad():
             simulated = engine.inferer(output["image"], self._simulated)
-            nearby = engine.inferer(with_noise(output["image"]), self._simulated)
+            nearby = engine.inferer(output["image"], self._perturbed)
             reference = engine.inferer(output["image"], self.network.eval())
         answers = (output["pred"], simulated, nearby, reference)
         sums = difference_sums(*(torch.as_tensor(logits).cpu() for logits in answers))
@@ -106,12 +109,6 @@ class AgreementHandler:
             "logit_rms_floor": (sums["squares_floor"] / sums["logits"]) ** 0.5,
             "dice_difference": engine_dice - mean_score(torch.stack(self._scores)),
         }
-
-
-def with_noise(image: torch.Tensor) -> torch.Tensor:
-    """Return ``image`` with normal noise of :data:`FLOOR_NOISE` times its root mean square added, always the same."""
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
-    return image + FLOOR_NOISE * image.square().mean().sqrt() * noise
 
 
 def difference_sums(

@@ -11,21 +11,21 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from mqb_monai.backends import backend_module, compile_network
+from mqb_monai.backends import FLOAT_PART, backend_module, compile_network, refuse_precision
 from mqb_monai.backends.torch_network import TorchEngine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, weights_sha256
+from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 
 logger = logging.getLogger(__name__)
-FLOAT_SCHEMES = ("fp32", "bf16")
 
 
 def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path) -> nn.Module:
-    """Return ``network`` as torch runs it under ``scheme``: itself, in bfloat16, or fake-quantized.
+    """Return ``network`` as torch runs it under ``scheme``: itself, in 16 bits, or fake-quantized.
 
     Args:
         network: the FP32 network with its weights loaded.
-        scheme: ``fp32``, ``bf16`` or a quantization scheme.
+        scheme: ``fp32``, ``bf16``, ``fp16`` or a quantization scheme.
         quantized_dir: holds ``<scheme>.pt``.
 
     Raises:
@@ -33,8 +33,8 @@ def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path
     """
     if scheme == "fp32":
         return network
-    if scheme == "bf16":
-        return TorchEngine(network, precision="bf16")
+    if scheme in FLOAT_SCHEMES:
+        return TorchEngine(network, precision=scheme)
     return load_quantized(network, quantized_checkpoint(quantized_dir, get_scheme(scheme).name))
 
 
@@ -69,12 +69,13 @@ def build_network(
     input_shape: Sequence[int],
     threads: int = 0,
     example_input: torch.Tensor | None = None,
+    precision: str = "",
 ) -> nn.Module:
     """Return what runs ``network`` under ``scheme`` on ``backend``: a module for torch, else a compiled engine.
 
     Args:
         network: the FP32 network with its weights loaded.
-        scheme: ``fp32``, ``bf16`` or a quantization scheme.
+        scheme: ``fp32``, ``bf16``, ``fp16`` or a quantization scheme.
         backend: ``torch``, ``openvino``, ``onnx`` or ``tensorrt``.
         quantized_dir: holds ``<scheme>.pt``.
         engines_dir: the engine is cached in ``<scheme>-<backend>/`` here.
@@ -82,17 +83,19 @@ def build_network(
         threads: of the engine; 0 leaves the choice to it.
         example_input: what the engine's layers are compared with the simulation on, a cached engine's anew; noise
             where None, and a cached engine is taken as it is.
+        precision: of the float part of a quantized network's engine, where another than the backend's own is wanted.
 
     Raises:
         InputError: as :func:`simulated_network`; an unknown backend; a scheme that the backend cannot run.
     """
     backend_module(backend)
-    if scheme in FLOAT_SCHEMES and backend != "torch":
-        simulated, precision = network, scheme
-    else:
-        simulated, precision = simulated_network(network, scheme, quantized_dir), "fp32"
+    if scheme in FLOAT_SCHEMES:
+        precision = scheme
+    precision = precision or FLOAT_PART.get(backend, "fp32")
+    refuse_precision(backend, precision)
     if backend == "torch":
-        return simulated
+        return simulated_network(network, scheme, quantized_dir)
+    simulated = network if scheme in FLOAT_SCHEMES else simulated_network(network, scheme, quantized_dir)
     rebuild = example_input is not None
     if example_input is None:
         example_input = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
@@ -106,7 +109,7 @@ class EngineHandler:
 
     Args:
         network: the FP32 network; the evaluator runs it unless scheme and backend say otherwise.
-        scheme, backend, quantized_dir, engines_dir, input_shape, threads: as :func:`build_network`.
+        scheme, backend, quantized_dir, engines_dir, input_shape, threads, precision: as :func:`build_network`.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class EngineHandler:
         engines_dir: str,
         input_shape: Sequence[int],
         threads: int = 0,
+        precision: str = "",
     ) -> None:
         self.network = network
         self.arguments: dict[str, Any] = {
@@ -127,6 +131,7 @@ class EngineHandler:
             "engines_dir": engines_dir,
             "input_shape": input_shape,
             "threads": threads,
+            "precision": precision,
         }
 
     def attach(self, engine: Engine) -> None:

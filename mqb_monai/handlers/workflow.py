@@ -18,10 +18,10 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from mqb_monai import quantization
-from mqb_monai.backends import backend_module
+from mqb_monai.backends import backend_module, refuse_precision
 from mqb_monai.data import datalist, weights
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.engine import FLOAT_SCHEMES
+from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 
 FLAG = re.compile(r"--?[A-Za-z_]")
 RUN_OPTIONS = frozenset(
@@ -71,9 +71,11 @@ def load_weights(network: nn.Module, path: str, hint: str) -> nn.Module:
 @entry_point
 def check_choice(scheme: str, backend: str) -> None:
     """Refuse an unknown scheme or backend before anything is read, listing the valid names."""
-    if scheme not in FLOAT_SCHEMES:
-        quantization.get_scheme(scheme)
     backend_module(backend)
+    if scheme in FLOAT_SCHEMES:
+        refuse_precision(backend, scheme)
+    else:
+        quantization.get_scheme(scheme)
 
 
 @entry_point

@@ -80,7 +80,7 @@ class Provenance:
         cpu, gpu: names; ``gpu`` is empty where the cell ran on the CPU.
         threads: of torch, and of the engine where the user set them.
         weights_sha256: of the FP32 weights that were run or quantized.
-        scheme_spec: the scheme's fields (:class:`mqb_monai.quantization.Scheme`); empty for ``fp32`` and ``bf16``.
+        scheme_spec: the scheme's fields (:class:`mqb_monai.quantization.Scheme`); empty for a float scheme.
         seeds: what was random, and its seed.
         versions: of the software, as :func:`mqb_monai.records.versions.versions`.
     """
@@ -112,7 +112,7 @@ class CellRecord:
         dice: ``mean`` over classes, and ``per_class`` name to mean over cases (NaN skipped).
         surface_dice: the same, with ``tolerance_mm`` (a number or one per class) and ``use_subvoxels``.
         latency_ms: median of ``latency_repeats`` forwards of one window, ``input_shape`` ``[B, C, H, W, D]``.
-        weight_bits, activation_bits: 32 for ``fp32``, 16 for ``bf16``.
+        weight_bits, activation_bits: 32 for ``fp32``, 16 for ``bf16`` and ``fp16``.
         weights_mb: 10^6 bytes of all that the network holds under the scheme, 4-bit integers at half a byte.
         peak_memory_mib: largest resident set of the process while this cell ran a case; the networks of the other cells
             of the bundle that ran beside it are in it.

@@ -17,7 +17,7 @@ from typing import Any
 from mqb_monai.errors import InputError
 from mqb_monai.records.text_table import align
 
-ORDER = ("fp32", "bf16", "w8a8", "w4a4")
+ORDER = ("fp32", "bf16", "fp16", "w8a8", "w4a4")
 HEADER = ("scheme", "backend", "DSC", "drop", "NSD", "drop", "seconds", "MiB")
 
 
@@ -58,7 +58,7 @@ def table_rows(summaries: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows = []
     for summary in summaries:
         cells = [summary["scheme"], "simulated" if summary["backend"] == "torch" else summary["backend"]]
-        if summary["scheme"] in ("fp32", "bf16"):
+        if summary["scheme"] in ("fp32", "bf16", "fp16"):
             cells[1] = summary["backend"]
         for metric in ("dice", "surface_dice"):
             score = summary[metric]["mean"]

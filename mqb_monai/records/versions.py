@@ -6,7 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("mqb_monai", "torch", "monai", "pytorch-ignite", "numpy", "nibabel", "openvino")
+PACKAGES = ("mqb_monai", "torch", "monai", "pytorch-ignite", "numpy", "nibabel", "openvino", "onnxruntime", "tensorrt")
 
 
 def versions() -> dict[str, str | int]:

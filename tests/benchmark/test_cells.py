@@ -26,10 +26,12 @@ def test_expand_grid_adds_the_cell_that_drops_are_relative_to(expand):
 
 def test_expand_grid_leaves_out_what_a_backend_cannot_run_and_says_why(expand):
     grid = expand(["w8a8_per_channel", "w4a4_engine", "w8a8_engine"], ["openvino", "tensorrt"])
-    assert [(cell.scheme, cell.backend) for cell in grid.cells] == [("fp32", "torch"), ("w8a8_engine", "openvino")]
+    engine = [("w8a8_engine", "openvino"), ("w8a8_engine", "tensorrt")]
+    assert [(cell.scheme, cell.backend) for cell in grid.cells] == [("fp32", "torch"), *engine]
     assert "scale per input channel" in grid.left_out["nnunet_hippocampus.w8a8_per_channel.openvino.test"]
     assert "4-bit" in grid.left_out["nnunet_hippocampus.w4a4_engine.openvino.test"]
-    assert "not built yet" in grid.left_out["nnunet_hippocampus.w8a8_engine.tensorrt.test"]
+    left_out = expand(["fp16"], ["openvino", "torch"]).left_out
+    assert "no precision 'fp16'" in left_out["nnunet_hippocampus.fp16.openvino.test"]
 
 
 def test_expand_grid_with_nothing_left_to_run_is_an_error_with_the_reasons(expand):
@@ -93,7 +95,7 @@ def test_expand_grid_refuses_two_bundles_of_one_name(bundle, dataset, tmp_path):
         (
             ["w8a8_per_chanel"],
             ["torch"],
-            "no scheme matches 'w8a8_per_chanel'; choose from fp32, bf16, w8a8",
+            "no scheme matches 'w8a8_per_chanel'; choose from fp32, bf16, fp16, w8a8",
         ),
         (["fp32"], ["openvnio"], "no backend matches 'openvnio'; choose from torch, openvino"),
         ([], ["torch"], "no scheme was given"),

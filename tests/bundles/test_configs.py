@@ -58,6 +58,7 @@ def test_config_defaults_are_strings_and_never_null(root):
     assert nulls == []
     engine = ("w8a8_engine", "openvino")
     expected = {"evaluate.json": ("fp32", "torch"), "export.json": engine, "inference_int8.json": engine}
+    expected["inference_trt.json"] = ("w8a8_engine", "tensorrt")
     assert {name: (contents[name]["scheme"], contents[name]["backend"]) for name in expected} == expected
 
 

@@ -35,7 +35,7 @@ def resolve(root, catalog, miniature, tmp_path):
     return resolve
 
 
-@pytest.mark.parametrize("config", ["inference", "inference_int8", "quantize", "evaluate", "analyze"])
+@pytest.mark.parametrize("config", ["inference", "inference_int8", "inference_trt", "quantize", "evaluate", "analyze"])
 def test_workflow_config_resolves_and_reads_its_images(resolve, tmp_path, config):
     content = resolve(config)
     (batch,) = content["dataloader"]

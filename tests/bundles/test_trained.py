@@ -70,7 +70,7 @@ def test_hippocampus_bundle_runs_int8_as_it_was_simulated(tmp_path):
     figures = evaluate(bundle, dataset, "w8a8_engine", "openvino")["agreement"]
     assert figures["same_label"] >= 0.998
     assert abs(figures["dice_difference"]) <= 0.001
-    # Not 0.6 x logit_rms_fp32: this network's own simulation does not reproduce itself that closely when noise of
-    # a millionth is added to the image (logit_rms_floor), so the engine is held against that.
+    # Not 0.6 x logit_rms_fp32: this network's own simulation does not reproduce itself that closely with its
+    # weights off by a millionth (logit_rms_floor), so the engine is held against that.
     assert figures["logit_rms"] <= 1.25 * figures["logit_rms_floor"]
     assert figures["logit_rms"] < figures["logit_rms_fp32"]

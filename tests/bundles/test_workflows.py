@@ -289,23 +289,32 @@ def test_evaluate_names_the_command_that_makes_a_scheme(bundle, dataset):
     assert not (bundle / "eval").exists()
 
 
-@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "train"])
+@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "inference_trt", "train"])
 def test_config_names_a_missing_dataset_folder(quantized, tmp_path, config):
     with pytest.raises(SystemExit, match=r"error: no dataset folder at .*absent.*--dataset_dir"):
         run(quantized, config, tmp_path / "absent")
 
 
-@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "export"])
+@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "inference_trt", "export"])
 def test_config_names_missing_weights(bundle, dataset, config):
     (bundle / "models" / "model.pt").unlink()
     with pytest.raises(SystemExit, match=r"error: no weights at .*model\.pt"):
         run(bundle, config, dataset)
 
 
-@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "export"])
+@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "inference_trt", "export"])
 def test_config_lists_the_schemes_for_an_unknown_one(bundle, dataset, config):
     with pytest.raises(SystemExit, match=r"error: .*w8a8_enigne.*w8a8_per_channel"):
         run(bundle, config, dataset, scheme="w8a8_enigne")
+
+
+def test_inference_trt_says_what_this_machine_lacks(quantized, dataset, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        SystemExit, match=r"error: the tensorrt backend needs an NVIDIA GPU .*requirements-tensorrt\.txt"
+    ):
+        run(quantized, "inference_trt", dataset)
+    assert not (quantized / "models" / "engines").exists()
 
 
 def test_quantize_names_a_pattern_that_matches_nothing(bundle, dataset):
@@ -314,7 +323,9 @@ def test_quantize_names_a_pattern_that_matches_nothing(bundle, dataset):
     assert not (bundle / "models" / "quantized").exists()
 
 
-@pytest.mark.parametrize("config", ["evaluate", "quantize", "inference_int8", "export", "train", "analyze"])
+@pytest.mark.parametrize(
+    "config", ["evaluate", "quantize", "inference_int8", "inference_trt", "export", "train", "analyze"]
+)
 def test_config_refuses_a_mistyped_key(bundle, dataset, config, monkeypatch):
     file = str(bundle / "configs" / f"{config}.json")
     monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "--config_file", file, "--dataset_dri", "x"])

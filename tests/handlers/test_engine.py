@@ -69,7 +69,7 @@ def test_simulated_network_refuses_the_checkpoint_of_other_weights(network, quan
         simulated_network(network, "w8a8_engine", quantized_dir)
 
 
-@pytest.mark.parametrize(("scheme", "backend", "match"), [("w9", "torch", "w9"), ("fp32", "onnx", "not built yet")])
+@pytest.mark.parametrize(("scheme", "backend", "match"), [("w9", "torch", "w9"), ("fp16", "onnx", "no precision")])
 def test_build_network_refuses_names_it_does_not_know(network, tmp_path, scheme, backend, match):
     with pytest.raises(InputError, match=match):
         build_network(network, scheme, backend, tmp_path, tmp_path, SHAPE)

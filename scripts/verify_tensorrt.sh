@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The TensorRT lane on a machine with an NVIDIA GPU, from nothing: install it in .venv, run its tests, build FP32, FP16
+# and INT8 engines of every bundle up to 100 M parameters, hold each against the simulation, measure size and latency,
+# and, where data sets are given, score the trained bundles on whole volumes and write the report.
+#     bash scripts/verify_tensorrt.sh [FOLDER_OF_DATA_SETS] [RUNS]
+set -euo pipefail
+data="${1:+$(cd "$1" && pwd)}"
+cd "$(dirname "$0")/.."
+runs="${2:-runs/tensorrt}"
+if ! nvidia-smi > /dev/null 2>&1; then
+    echo "error: this machine has no NVIDIA GPU (nvidia-smi does not run): TensorRT engines are built on the GPU that runs them. On a CPU take OpenVINO: bash scripts/quickstart.sh" >&2
+    exit 1
+fi
+. scripts/setup_venv.sh
+setup_venv test
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-tensorrt.txt
+if ! .venv/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "error: torch in .venv does not see the GPU: it is the CPU build, or the driver is older than CUDA 13 needs (580). Update the driver or delete .venv, and start again." >&2
+    exit 1
+fi
+.venv/bin/python -m pytest tests/gpu tests/backends -k "gpu or tensorrt"
+if [ -n "$data" ]; then
+    .venv/bin/python -m mqb_monai bench run --bundles '*' --schemes fp32,fp16,w8a8_engine --backends torch,tensorrt \
+        --data "$data" --out "$runs"
+    .venv/bin/python -m mqb_monai bench table --out "$runs"
+    .venv/bin/python -m mqb_monai report "$runs" --out "$runs/report"
+fi
+.venv/bin/python -m mqb_monai.benchmark.gpu_engines --out "$runs/engines.json"

@@ -77,7 +77,10 @@ def _table(pair: dict[str, Any]) -> str:
     if not rows:
         raise InputError(f"{study} has no row with {pair}: look into mqb_monai/records/{study}.json.")
     if study == "medptq":
-        caption = "MedPTQ (TensorRT, one patch of 96³; there is no command yet that fills the empty columns):"
+        caption = (
+            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai.benchmark.gpu_engines "
+            "--bundles` and this bundle's name print ms and MB for the empty columns, the command above the DSC):"
+        )
         header, cells = _ENGINES_HEADER, _engine_cells(rows[0])
     else:
         where = ", ".join(dict.fromkeys(row["table"].replace("_", " ") for row in rows))

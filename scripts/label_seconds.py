@@ -12,7 +12,10 @@ import sys
 import tempfile
 import time
 
-from monailabel.client import MONAILabelClient
+try:
+    from monailabel.client import MONAILabelClient
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: take .venv-label/bin/python, which scripts/serve_label.sh makes") from error
 
 SLICER = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 

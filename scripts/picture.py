@@ -13,9 +13,6 @@ from pathlib import Path
 import fire
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib import pyplot as plt
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from monai.bundle import ConfigParser
 
 from mqb_monai.data.datalist import load_datalist
@@ -24,6 +21,13 @@ from mqb_monai.handlers.engine import build_network
 from mqb_monai.handlers.scores import label_map
 from mqb_monai.metrics import dice, mean_score
 from mqb_monai.records.files import atomic_path
+
+try:
+    from matplotlib import colormaps
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}: pip install -e '.[picture]' in the project's folder") from error
 
 COLUMNS = (
     ("FP32", "fp32", "torch"),

@@ -45,7 +45,11 @@ pytorch.org/get-started, and start again."
 
 while [ $# -gt 0 ]; do
     case "$1" in
-        --bundles | --studies | --host | --port | --app) declare "${1#--}=${2:?$usage}" ;;
+        -h | --help) echo "$usage" && exit 0 ;;
+        --bundles | --studies | --host | --port | --app)
+            [ -n "${2:-}" ] || stop "error: $1 needs a value; $usage"
+            declare "${1#--}=$2"
+            ;;
         *) stop "error: unknown word '$1'; $usage" ;;
     esac
     shift 2

@@ -4,6 +4,10 @@
 # and, where data sets are given, score the trained bundles on whole volumes and write the report.
 #     bash scripts/verify_tensorrt.sh [FOLDER_OF_DATA_SETS] [RUNS]
 set -euo pipefail
+if [ -n "${1:-}" ] && [ ! -d "$1" ]; then
+    echo "error: there is no folder '$1': give the folder of the data sets, or nothing." >&2
+    exit 1
+fi
 data="${1:+$(cd "$1" && pwd)}"
 cd "$(dirname "$0")/.."
 runs="${2:-runs/tensorrt}"

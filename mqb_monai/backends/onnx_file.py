@@ -61,26 +61,35 @@ def read_model(path: str | os.PathLike) -> Any:
     """The ``onnx.ModelProto`` of a file, its external data included.
 
     Raises:
-        InputError: no such file; one over 2 GB; a damaged one; external data that is missing.
+        InputError: no such file; one over 2 GB, an empty or a damaged one; another kind of file; external data that is
+            missing.
     """
     onnx = import_onnx()
-    refuse_oversize(path)
+    from google.protobuf.message import DecodeError
+
+    refuse_wrong_size(path)
     try:
         return onnx.load(str(path))
-    except Exception as error:  # protobuf's DecodeError, onnx's ValidationError, a missing file of external data
+    except DecodeError as error:
+        raise InputError(
+            f"{path} is not an ONNX file, or a damaged one: give the model.onnx that `export --backend onnx` wrote."
+        ) from error
+    except Exception as error:  # onnx's ValidationError, a missing file of external data
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} cannot be read as an ONNX model ({reason}). Export it again.") from error
 
 
-def refuse_oversize(path: str | os.PathLike) -> None:
+def refuse_wrong_size(path: str | os.PathLike) -> None:
     """Refuse what cannot be an ONNX file before anything reads it.
 
     Raises:
-        InputError: no such file, or one of more than :data:`MAX_BYTES`.
+        InputError: no such file, an empty one, or one of more than :data:`MAX_BYTES`.
     """
     if not Path(path).is_file():
         raise InputError(f"no ONNX file at {path}: give the path of a model.onnx.")
     size = Path(path).stat().st_size
+    if size == 0:
+        raise InputError(f"{path}: the file is empty, not an ONNX model. Export it again.")
     if size > MAX_BYTES:
         raise InputError(
             f"{path} has {size:,} bytes, and an ONNX file can have {MAX_BYTES:,} (protobuf's limit): a larger model "

@@ -15,7 +15,7 @@ from torch import nn
 
 from mqb_monai.backends.engine import CompiledNetwork, plain_input
 from mqb_monai.backends.engine_record import EngineRecord
-from mqb_monai.backends.onnx_file import import_onnx, refuse_oversize
+from mqb_monai.backends.onnx_file import import_onnx, refuse_wrong_size
 from mqb_monai.backends.qdq_graph import QdqGraph, cut_layers
 from mqb_monai.errors import InputError
 
@@ -50,7 +50,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> Any:
     import onnxruntime
 
     if isinstance(model, Path):
-        refuse_oversize(model)
+        refuse_wrong_size(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0  # 0: all cores
     options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -31,6 +31,7 @@ RULES: dict[str, tuple[str, Callable[[QdqGraph], Iterator[tuple[str, str]]]]] = 
     "weight-constant": (ERROR, layers.weight_constant),
     "both-inputs": (ERROR, layers.both_inputs),
     "float-bias": (ERROR, layers.float_bias),
+    "quantized": (HINT, tensors.quantized),
     "weight-per-channel": (HINT, layers.weight_per_channel),
     "channel-alignment": (HINT, layers.channel_alignment),
     "spatial-axes": (HINT, layers.spatial_axes),

@@ -45,6 +45,12 @@ def integer_operator(graph: QdqGraph) -> Found:
             yield name_of(node), f"{node.op_type} is not supported: expected the float operator between DQ and Q"
 
 
+def quantized(graph: QdqGraph) -> Found:
+    """TensorRT, "Explicit Quantization": layers run in INT8 only between Q and DQ; a file without is a float one."""
+    if not any(node.op_type in (Q, DQ, *INTEGER_OPERATORS) for node in graph.nodes):
+        yield MODEL, "nothing is quantized in this file: export it with `--scheme w8a8_engine --backend onnx`"
+
+
 def integer_type(graph: QdqGraph) -> Found:
     """TensorRT, "Working with Quantized Types": signed INT8 (or FP8, INT4, FP4); the parser refuses UINT8, which is
     what a Q without a zero point makes."""

@@ -16,7 +16,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization import SCHEMES
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 from mqb_monai.records.cell import REFERENCE, cell_id
-from mqb_monai.records.collection import BundleInfo, find_bundle, list_bundles
+from mqb_monai.records.collection import SHOWN_BY, BundleInfo, find_bundle, list_bundles
 
 ALL_SCHEMES = (*FLOAT_SCHEMES, *SCHEMES)
 EVALUATE = Path("configs", "evaluate.json")
@@ -138,13 +138,11 @@ def match_bundles(patterns: Iterable[str], root: str | os.PathLike | None) -> li
     found: dict[str, BundleInfo] = {}
     for pattern in patterns:
         if any(sign in pattern for sign in "*?["):
-            infos = list_bundles(root)
-            matches = [info for info in infos if fnmatch.fnmatchcase(info.name, pattern)]
+            matches = [info for info in list_bundles(root) if fnmatch.fnmatchcase(info.name, pattern)]
         else:
-            infos = matches = [find_bundle(pattern, root)]
+            matches = [find_bundle(pattern, root)]
         if not matches:
-            names = ", ".join(info.name for info in infos) or "none"
-            raise InputError(f"no bundle matches {pattern!r}; there are {names}.")
+            raise InputError(f"no bundle matches {pattern!r}: {SHOWN_BY}.")
         for info in matches:
             if found.setdefault(info.name, info).folder.resolve() != info.folder.resolve():
                 raise InputError(

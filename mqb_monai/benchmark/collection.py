@@ -27,7 +27,7 @@ from torch import nn
 from mqb_monai.benchmark.golden import GOLDEN, load_filled, read_golden, worst_difference
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.coverage import Coverage, count_coverage
-from mqb_monai.records.collection import BundleInfo, list_bundles, read_metadata
+from mqb_monai.records.collection import SHOWN_BY, BundleInfo, list_bundles, read_metadata
 from mqb_monai.records.published import published_rows
 
 HEADER = (
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         bundles = [info for info in list_bundles() if any(fnmatch.fnmatch(info.name, p) for p in patterns)]
         if not bundles:
-            raise InputError(f"no bundle matches {options.bundles!r}: python -m mqb_monai list shows their names.")
+            raise InputError(f"no bundle matches {options.bundles!r}: {SHOWN_BY}.")
         print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         for bundle in bundles:
             print("| " + " | ".join(table_row(bundle, options.golden, options.max_gmacs)) + " |", flush=True)

@@ -27,7 +27,7 @@ from mqb_monai.data.weights import load_weights
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, quantize, quantized_layers
 from mqb_monai.quantization.quantize_points import quantize_points
-from mqb_monai.records.collection import MODEL, BundleInfo, list_bundles, read_metadata
+from mqb_monai.records.collection import MODEL, SHOWN_BY, BundleInfo, list_bundles, read_metadata
 
 HEADER = (
     "bundle", "parameters, M", "weights", "quantized layers", "points simulated", "points in the file",
@@ -90,8 +90,7 @@ def chosen_bundles(patterns: str, max_parameters_m: float, root: str | os.PathLi
     ]
     if not chosen:
         raise InputError(
-            f"no bundle of up to {max_parameters_m:g} million parameters matches {patterns!r}: "
-            "python -m mqb_monai list shows them."
+            f"no bundle of up to {max_parameters_m:g} million parameters matches {patterns!r}: {SHOWN_BY}."
         )
     return chosen
 

@@ -44,9 +44,9 @@ def check(*, bundles: str = "*", scheme: str = "w8a8_engine", max_parameters_m: 
     """
     from mqb_monai.benchmark.engine_check import HEADER, check_bundle, chosen_bundles, table_row
 
-    failed = []
+    chosen, failed = chosen_bundles(bundles, max_parameters_m, root or None), []
     print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-    for bundle in chosen_bundles(bundles, max_parameters_m, root or None):
+    for bundle in chosen:
         checked = check_bundle(bundle, scheme)
         print("| " + " | ".join(table_row(checked)) + " |", flush=True)
         failed += [] if checked.passed else [checked]

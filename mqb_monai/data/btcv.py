@@ -29,6 +29,7 @@ BTCV = PublicDataset(
     licence="terms of the challenge, https://www.synapse.org/#!Synapse:syn3193805/wiki/217753; do not redistribute",
     source="https://www.synapse.org/#!Synapse:syn3193805/wiki/89480 (log in, accept the terms, Abdomen/RawData.zip)",
     layout="Training/img/img0001.nii.gz ..., Training/label/label0001.nii.gz ... in RawData",
+    given="RawData.zip or the unpacked folder",
 )
 # The challenge's folders, and the names that MONAI's tutorials and bundle give them.
 FOLDERS = (("Training/img", "Training/label"), ("imagesTr", "labelsTr"))

@@ -36,6 +36,7 @@ class PublicDataset:
         source: where one gets it.
         layout: its folders and files, in one line.
         version: raise it whenever the same download gives another dataset folder.
+        given: what the user may give.
     """
 
     table: str
@@ -45,6 +46,7 @@ class PublicDataset:
     source: str
     layout: str
     version: int = 1
+    given: str = "the unpacked folder"
 
     @property
     def wanted(self) -> str:
@@ -54,7 +56,7 @@ class PublicDataset:
     @property
     def advice(self) -> str:
         """What to do where it is not there."""
-        return f"Give the unpacked folder. {self.title} comes from {self.source}."
+        return f"Give {self.given}. {self.title} comes from {self.source}."
 
     def generator(self, cases: Mapping[str, Case]) -> dict:
         """What ``dataset.json`` records, so that the same cases are made once and others are told from them."""
@@ -84,7 +86,8 @@ def find_layout(source: str | os.PathLike, holds: Callable[[Path], bool], wanted
     """
     source = Path(source).expanduser()
     if not source.is_dir():
-        raise InputError(f"expected {wanted}, but there is no folder {source}. {advice}")
+        missing = "folder" if source.exists() else "file or folder"
+        raise InputError(f"expected {wanted}, but there is no {missing} {source}. {advice}")
     if holds(source):
         return source
     found = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and holds(folder)]

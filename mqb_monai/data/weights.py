@@ -57,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     """Read what ``torch.save`` wrote, unpickling nothing but tensors and plain containers.
 
     Raises:
-        InputError: the file is missing, truncated, TorchScript, or holds pickled objects.
+        InputError: the file is missing, forbidden, truncated, TorchScript, or holds pickled objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,15 +71,16 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: its permissions forbid it. Allow it with chmod u+r.") from error
     except Exception as error:  # a broken file makes torch.load raise whatever its bytes lead to
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             raise InputError(
                 f"{path} is no tensor file: it holds pickled objects, which are never unpickled here. "
                 "Save the state dict alone (torch.save(network.state_dict(), path)) where you trust the file."
             ) from error
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
-            f"{path} cannot be read as weights (truncated, a failed download, or not written by torch.save): {reason}. "
+            f"{path} cannot be read as weights (truncated, a failed download, or not written by torch.save). "
             "Copy or download it again."
         ) from error
 

@@ -24,7 +24,10 @@ def checked_root(bundle: str | os.PathLike) -> Path:
     """
     root = Path(bundle).expanduser().resolve()
     if not root.is_dir():
-        raise InputError(f"no bundle at {root}: expected a folder with configs/{CONFIG_NAMES[0]} (unzip it first).")
+        raise InputError(
+            f"no bundle at {root}: expected a folder with configs/{CONFIG_NAMES[0]}. Give its folder, such as "
+            "bundles/NAME; unpack a zip first."
+        )
     return root
 
 

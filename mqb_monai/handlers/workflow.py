@@ -64,7 +64,7 @@ get_scheme = entry_point(quantization.get_scheme)
 def load_weights(network: nn.Module, path: str, hint: str) -> nn.Module:
     """Load a bundle's ``model.pt`` strictly into its network; where there is none, ``hint`` says how to get it."""
     if not Path(path).is_file():
-        raise InputError(f"no weights at {path}: {hint}")
+        raise InputError(f"no weights at {path}: run it in the bundle folder or give --bundle_root; {hint}")
     return weights.load_weights(network, path)
 
 

@@ -16,6 +16,7 @@ METADATA = Path("configs", "metadata.json")
 MODEL = Path("models", "model.pt")
 HEADER = ("name", "network", "dataset", "parameters", "weights", "licence", "schemes")
 UNKNOWN = "-"  # stands where a bundle does not say
+SHOWN_BY = "`python -m mqb_monai list` shows their names"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def find_bundle(name_or_path: str | os.PathLike, root: str | os.PathLike | None 
     """The bundle of a path, or of a name in ``root`` (:func:`default_root` where None).
 
     Raises:
-        InputError: a name that the collection does not have (the nearest ones are listed), a path without a bundle.
+        InputError: a name that the collection does not have (near ones are listed), a path without a bundle.
     """
     path = Path(name_or_path).expanduser()
     if (path / METADATA).is_file():
@@ -90,8 +91,8 @@ def find_bundle(name_or_path: str | os.PathLike, root: str | os.PathLike | None 
     if (folder / path / METADATA).is_file():
         return describe_bundle(folder / path)
     names = [info.name for info in list_bundles(folder)]
-    near = difflib.get_close_matches(path.name, names, n=3) or names
-    hint = f"did you mean {' or '.join(near)}?" if near else "that folder holds none."
+    near = difflib.get_close_matches(path.name, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"{SHOWN_BY}." if names else "that folder holds none."
     raise InputError(f"no bundle '{path.name}' in {folder}: {hint} Give a name of it, or the path of a bundle.")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from mqb_monai.backends.onnx_file import import_onnx, read_model
 from mqb_monai.errors import InputError
+from mqb_monai.handlers.bundle_folder import checked_root
 from mqb_monai.records.files import atomic_path
 
 TEMPLATE = Path(__file__).resolve().parent / "triton" / "config.pbtxt"
@@ -56,15 +57,17 @@ def write_repository(bundle: Path, scheme: str, out: Path, max_batch_size: int) 
     """Write ``out/<bundle>_int8`` and return it.
 
     Raises:
-        InputError: no export there (with the command that makes it), one that Triton cannot take, no place to write.
+        InputError: no such bundle, no export there (with the command that makes it), one that Triton cannot take, no
+            place to write.
     """
-    export = bundle.resolve() / "models" / "engines" / f"{scheme}-onnx" / "model.onnx"
+    root = checked_root(bundle)
+    export = root / "models" / "engines" / f"{scheme}-onnx" / "model.onnx"
     if not export.is_file():
         raise InputError(
             f"no export at {export}. Make it in the bundle's folder: python -m monai.bundle run export --config_file "
             f"configs/export.json --scheme {scheme} --backend onnx"
         )
-    name = f"{bundle.resolve().name}_int8"
+    name = f"{root.name}_int8"
     config = render_config(read_model(export), name, max_batch_size)
     with atomic_path(out / name) as temporary:
         (temporary / "1").mkdir(parents=True)

@@ -51,10 +51,24 @@ def test_a_missing_and_a_damaged_file(tmp_path):
     with pytest.raises(InputError, match=r"no ONNX file at .*absent.onnx"):
         read_model(tmp_path / "absent.onnx")
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 64)
-    with pytest.raises(InputError, match=r"model.onnx cannot be read as an ONNX model"):
+    with pytest.raises(InputError, match=r"model.onnx is not an ONNX file, or a damaged one: give the model.onnx that"):
         read_model(tmp_path / "model.onnx")
     with pytest.raises(InputError, match=r"ONNX Runtime cannot run .*model.onnx: "):
         open_session(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("read", [read_model, open_session], ids=["read_model", "open_session"])
+def test_an_empty_file_is_called_empty(tmp_path, read):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InputError, match=r"model\.onnx: the file is empty, not an ONNX model"):
+        read(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("text", ["hello\n", "# A README\n\nwith a few lines\n", '{"a": 1}'])
+def test_a_text_file_is_no_onnx_file(tmp_path, text):
+    (tmp_path / "notes.txt").write_text(text)
+    with pytest.raises(InputError, match=r"notes\.txt is not an ONNX file, .*`export --backend onnx` wrote"):
+        read_model(tmp_path / "notes.txt")
 
 
 def test_an_invalid_model_is_not_kept(network, x, tmp_path):

@@ -78,6 +78,13 @@ def test_a_layer_as_it_has_to_be_breaks_no_rule(kind):
     assert LAYERS[kind]().broken() == {}
 
 
+def test_quantized():
+    graph = Graph().add("Relu", "Relu", "image", "output")
+    assert graph.broken() == {"quantized": ["(the model)"]}
+    assert RULES["quantized"][0] == HINT
+    assert "nothing is quantized in this file" in str(lint_model(graph.model())[0])
+
+
 @pytest.mark.parametrize("version", [12, 26])
 def test_opset(version):
     graph = layer()
@@ -224,7 +231,7 @@ def test_both_inputs(kind):
     graph.add("Input", "Relu", "image", "x")
     assert graph.broken() == {"both-inputs": [kind]}
     graph.add("weight/DQ", "Identity", "kernel", "w")
-    assert graph.broken() == {}  # a float layer
+    assert graph.broken() == {"quantized": ["(the model)"]}  # a float layer
 
 
 def test_both_inputs_of_a_product_of_activations():

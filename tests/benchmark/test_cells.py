@@ -75,7 +75,7 @@ def test_expand_grid_leaves_out_a_bundle_of_somebody_else(bundle, dataset):
     ("bundles", "message"),
     [
         (["nnunet_hipocampus"], "no bundle 'nnunet_hipocampus' .*did you mean nnunet_hippocampus"),
-        (["vnet_*"], r"no bundle matches 'vnet_\*'; there are nnunet_hippocampus"),
+        (["vnet_*"], r"no bundle matches 'vnet_\*': `python -m mqb_monai list` shows their names"),
     ],
 )
 def test_expand_grid_names_a_missing_bundle(bundle, dataset, bundles, message):

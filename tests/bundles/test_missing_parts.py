@@ -52,7 +52,7 @@ def expected_words(row: dict) -> list[str]:
 
 
 def test_missing_weights_are_told_with_the_commands_that_bring_them(bundle, catalog):
-    words = expected_words(catalog[bundle.name])
+    words = ["run it in the bundle folder or give --bundle_root; ", *expected_words(catalog[bundle.name])]
     pattern = rf"error: no weights at {re.escape(str(bundle))}/models/model\.pt: .*{'.*'.join(map(re.escape, words))}"
     for config in ("inference", "evaluate", "quantize", "inference_int8", "inference_trt", "export"):
         # All but inference build the network first; a stand-in keeps the large ones from being allocated.

@@ -60,6 +60,13 @@ def test_lint_refuses_what_is_no_file_in_one_sentence(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: no ONNX file at ")
 
 
+def test_check_chooses_the_bundles_before_it_prints(capsys):
+    with pytest.raises(SystemExit):
+        main(["engine", "check", "--bundles", "nosuch"])
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: no bundle of up to 100 million parameters matches 'nosuch'")
+
+
 def test_check_prints_a_row_for_each_bundle_and_exits_with_1_where_one_fails(capsys, monkeypatch):
     from mqb_monai.benchmark import engine_check
     from mqb_monai.benchmark.engine_check import EngineCheck

@@ -84,7 +84,7 @@ def test_write_btcv_reuses_what_it_wrote(raw_data, tmp_path):
     written = (first.stat().st_mtime_ns, first.read_bytes())
     assert write_btcv(tmp_path / "out", raw_data, progress=False) == first
     assert (first.stat().st_mtime_ns, first.read_bytes()) == written
-    with pytest.raises(InputError, match=r"no folder .*gone"):
+    with pytest.raises(InputError, match=r"no file or folder .*gone\. Give RawData\.zip or the unpacked folder"):
         write_btcv(tmp_path / "out", tmp_path / "gone", progress=False)
 
 

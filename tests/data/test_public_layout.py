@@ -33,8 +33,11 @@ def test_find_layout_refuses_to_choose(tmp_path):
 def test_find_layout_says_what_it_expected(tmp_path):
     with pytest.raises(InputError, match=r"the layout of X in .* or one of its subfolders; .*Give the folder"):
         find(tmp_path)
-    with pytest.raises(InputError, match=r"the layout of X, but there is no folder .*gone.*Give the folder"):
+    with pytest.raises(InputError, match=r"the layout of X, but there is no file or folder .*gone.*Give the folder"):
         find(tmp_path / "gone")
+    (tmp_path / "x.zip").touch()
+    with pytest.raises(InputError, match=r"the layout of X, but there is no folder .*x\.zip\. Give the folder"):
+        find(tmp_path / "x.zip")
 
 
 def test_refuse_incomplete_names_the_first_cases_and_files(tmp_path):

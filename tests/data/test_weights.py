@@ -158,5 +158,14 @@ def test_read_state_dict_refuses_what_is_no_mapping_of_tensors(tmp_path, content
 def test_read_checkpoint_calls_a_failed_download_by_its_name(tmp_path, content):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.pt cannot be read as weights \(truncated, a failed download"):
+    with pytest.raises(InputError, match=r"cannot be read as weights \(truncated, .*not written by torch\.save\)\. C"):
+        read_state_dict(path)
+
+
+def test_read_checkpoint_says_that_a_file_may_not_be_read(path, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", forbidden)  # root may read whatever the permissions say
+    with pytest.raises(InputError, match=r"model\.pt may not be read: its permissions forbid it"):
         read_state_dict(path)

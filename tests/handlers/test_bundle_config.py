@@ -27,7 +27,7 @@ def write_bundle(root: Path, config, name="inference.json") -> Path:
 
 
 def test_checked_root_names_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"no bundle at .*absent.*configs/inference\.json"):
+    with pytest.raises(InputError, match=r"no bundle at .*absent.*configs/inference\.json\. Give its folder, such as"):
         checked_root(tmp_path / "absent")
 
 

@@ -12,7 +12,8 @@ import mqb_monai
 ROOT = Path(mqb_monai.__file__).parent
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.rglob("*.py"))
-# What a part may import besides itself. DESIGN §2; data may write records.
+# What a part may import besides itself, from the bottom up: records, metrics, networks and data; quantization; backends
+# and analysis; handlers, which the bundles' configs call; benchmark; commands. data may write records.
 LOWEST = {"errors", "records"}
 MAY_IMPORT = {
     "errors": set(),
@@ -22,9 +23,8 @@ MAY_IMPORT = {
     "data": LOWEST,
 }
 MAY_IMPORT["quantization"] = LOWEST | {"metrics", "networks", "data"}
-MAY_IMPORT["ptq"] = MAY_IMPORT["quantization"] | {"quantization"}
-MAY_IMPORT["backends"] = MAY_IMPORT["analysis"] = MAY_IMPORT["ptq"] | {"ptq"}
-MAY_IMPORT["handlers"] = MAY_IMPORT["ptq"] | {"ptq", "backends", "analysis"}
+MAY_IMPORT["backends"] = MAY_IMPORT["analysis"] = MAY_IMPORT["quantization"] | {"quantization"}
+MAY_IMPORT["handlers"] = MAY_IMPORT["backends"] | {"backends", "analysis"}
 MAY_IMPORT["benchmark"] = MAY_IMPORT["handlers"] | {"handlers"}
 MAY_IMPORT["report"] = LOWEST  # reads records only
 MAY_IMPORT["commands"] = MAY_IMPORT["benchmark"] | {"benchmark", "report"}

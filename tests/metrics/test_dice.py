@@ -41,7 +41,7 @@ def test_dice_equals_monai_where_the_label_holds_the_class(shape):
 
 
 def test_dice_is_0_for_a_class_that_only_the_prediction_holds():
-    # Oracle: DESIGN.md, "Metrics, exactly": a stated deviation from MONAI, which gives NaN here.
+    # Oracle: the definition, 2*0 / (1 + 0): an organ that is not there must cost. MONAI gives NaN here.
     pred, label = torch.tensor([[1, 2]]), torch.tensor([[1, 0]])
     volumes = [one_hot(array[None, None], 3) for array in (pred, label)]
     assert compute_dice(*volumes, include_background=False)[0, 1].isnan()
@@ -49,7 +49,7 @@ def test_dice_is_0_for_a_class_that_only_the_prediction_holds():
 
 
 def test_dice_is_nan_for_a_class_in_neither_map_and_for_maps_without_voxels():
-    # Oracle: DESIGN.md, "Metrics, exactly".
+    # Oracle: the definition, 0 / 0.
     assert dice(torch.tensor([1]), torch.tensor([1]), 3).isnan().tolist() == [False, True]
     assert dice(np.zeros((0, 4), int), np.zeros((0, 4), int), 3).isnan().all()
 

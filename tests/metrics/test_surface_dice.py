@@ -126,7 +126,7 @@ def test_surface_dice_of_objects_at_the_border_equals_that_inside_a_larger_image
 
 @pytest.mark.parametrize("use_subvoxels", [False, True])
 def test_surface_dice_of_absent_classes(use_subvoxels):
-    # Oracle: DESIGN.md, "Metrics, exactly": class 1 alike, 2 in the prediction only, 3 in the label only, 4 in neither.
+    # Oracle: the definition: 1 for class 1, alike; 0 for 2, in the prediction only, and 3, the label only; NaN for 4.
     label = np.zeros((8, 8, 8), int)
     label[1:4, 1:4, 1:4] = 1
     pred = label.copy()

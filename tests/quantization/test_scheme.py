@@ -38,7 +38,7 @@ def test_spec_refuses_with_valid_choices(arguments, message):
         QuantSpec(*arguments)
 
 
-# Oracle: the table of DESIGN section 3, typed in again: conv input, 1x1x1 input, linear input, weights, symmetric
+# Oracle: by hand, what each name stands for: granularity of conv input, 1x1x1 input, linear input, weights; symmetric
 TABLE = {
     "per_tensor": ("per_tensor", "per_tensor", "per_tensor", "per_tensor", True),
     "per_channel": ("per_channel", "per_channel", "per_token", "per_channel", True),

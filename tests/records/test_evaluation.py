@@ -9,7 +9,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation import CaseScore, without_nan, write_evaluation, write_json
 
 NAN = float("nan")
-# docs: DESIGN §4, and the engine-against-simulation figures
+# By hand: what a reader of summary.json may rely on, agreement being the engine-against-simulation figures.
 SUMMARY_KEYS = (
     "bundle scheme backend split cases dice surface_dice seconds peak_memory_mib weights_sha256 versions agreement"
 ).split()

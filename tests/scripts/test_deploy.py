@@ -67,6 +67,8 @@ def test_triton_config_names_what_the_exported_file_has(triton, bundle, tmp_path
 
 def test_triton_repository_names_the_command_that_makes_the_export(triton, tmp_path):
     with pytest.raises(InputError, match=r"no export at .*run export .* --scheme w8a8_engine --backend onnx"):
+        triton.write_repository(tmp_path, "w8a8_engine", tmp_path / "repository", 4)
+    with pytest.raises(InputError, match=r"no bundle at .*absent: .*Give its folder"):
         triton.write_repository(tmp_path / "absent", "w8a8_engine", tmp_path / "repository", 4)
     assert not (tmp_path / "repository").exists()
 

@@ -69,6 +69,7 @@ def test_serve_label_refuses_a_port_in_use_before_anything_starts(tmp_path):
     [
         ([], "usage: bash scripts/serve_label.sh --bundles NAME,... --studies DIR [--host 127.0.0.1] [--port 8000]"),
         (["--bundles", FLOAT, "--studies", "absent"], "error: --studies must be the folder of the images; there is no"),
+        (["--studies", ".", "--bundles"], "error: --bundles needs a value; usage: bash scripts/serve_label.sh"),
         (["--bundle", FLOAT], "error: unknown word '--bundle'; usage:"),
         (
             ["--bundles", FLOAT, "--studies", ".", "--port", "eight"],
@@ -81,7 +82,15 @@ def test_serve_label_refuses_a_port_in_use_before_anything_starts(tmp_path):
     ],
 )
 def test_serve_label_refuses_what_it_cannot_do(tmp_path, words, message):
-    assert message in refusal(*words, cwd=tmp_path)
+    error = refusal(*words, cwd=tmp_path)
+    assert message in error and error.count("\n") == 1
+
+
+@needs_bash
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_serve_label_prints_its_usage(word):
+    done = subprocess.run(["bash", str(SCRIPT), word], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: bash scripts/serve_label.sh")
 
 
 def write_dataset(folder: Path) -> list[Path]:

@@ -88,7 +88,8 @@ def _connect(ray: ModuleType, address: str) -> None:
     except Exception as error:  # OSError, ValueError, RuntimeError: by the way in which it is not there
         raise InputError(
             f"no Ray cluster at {address} ({type(error).__name__}: {str(error).splitlines()[0]}). Start one by `ray "
-            "start --head`, or leave out --address: a cluster on this machine is started then."
+            "start --head`, or leave out --address: a cluster on this machine is started then. Where a cluster asks "
+            "for a token (Ray 2.60), set RAY_AUTH_MODE=token and keep the token in ~/.ray/auth_token."
         ) from error
 
 

@@ -23,7 +23,9 @@ from mqb_monai.records.cell import read_cells
 SCHEMES = ["fp32", "w8a8_engine", "w4a4_engine", "w4a4_adaptive"]
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "from mqb_monai.commands.bench import run; import sys, json; run(**json.loads(sys.argv[1]))"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5a" * 32}  # `ray start` asks for one
+RAY = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **TOKEN}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **RAY}
 
 
 def comparable(runs):

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from mqb_monai.data.safe_zip import check_members
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.packing import pack_bundle
 from mqb_monai.records.collection import MODEL
@@ -39,10 +40,11 @@ def bundle_name(path: Path) -> str:
     """The one folder of a bundle's zip, which must hold ``models/model.pt``: MONAI Label drops a bundle without.
 
     Raises:
-        InputError: no such zip, several folders, no weights.
+        InputError: no such zip, one that would unpack outside of its folder, several folders, no weights.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_members(archive)
             files = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as a zip: {error}. Pack the bundle again.") from error

@@ -74,6 +74,7 @@ def test_unpack_keeps_what_came_from_an_equal_zip_and_replaces_another(script, t
         ({"unet/configs/inference.json": "{}"}, r"unet has no models/model\.pt to serve; its docs/README\.md says how"),
         ({**FILES, "other/models/model.pt": ""}, r"is no bundle: expected one folder in it"),
         ({}, r"is no bundle: expected one folder in it"),
+        ({**FILES, "unet/../../other": ""}, r"never absolute ones or '\.\.'\. Nothing was unpacked"),
     ],
 )
 def test_unpack_refuses_a_zip_that_monai_label_would_drop(script, tmp_path, files, message):

@@ -115,12 +115,11 @@ def one_grid(graph: QdqGraph) -> Found:
     DQ would rescale the tensor."""
     for node in graph.nodes:
         quantizer = graph.quantizer(node) if node.op_type == DQ else None
-        if quantizer is not None:
-            scales = [graph.value(each.input[1]) for each in (quantizer, node)]
-            if None not in map(type, scales) and all(each is not None for each in scales):
-                same = scales[0].size == scales[1].size and np.array_equal(scales[0].ravel(), scales[1].ravel())
-                if not same:
-                    yield name_of(node), f"another scale than {name_of(quantizer)} before it"
+        if quantizer is None:
+            continue
+        first, second = (graph.value(each.input[1]) for each in (quantizer, node))
+        if first is not None and second is not None and not np.array_equal(first.ravel(), second.ravel()):
+            yield name_of(node), f"another scale than {name_of(quantizer)} before it"
 
 
 def _quantizing(graph: QdqGraph) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,12 @@ HEADER = (
     "of multiply-adds", "GMAC", "FP32 MB", "INT8 MB", "FP32 s",
 )  # fmt: skip
 NOT_RUN = "not run"
+
+
+def matching_bundles(patterns: str, root: str | os.PathLike | None = None) -> list[BundleInfo]:
+    """The bundles that a name or pattern of ``patterns``, with commas, matches; an empty list where none does."""
+    wanted = [part.strip() for part in patterns.split(",")]
+    return [info for info in list_bundles(root) if any(fnmatch.fnmatch(info.name, pattern) for pattern in wanted)]
 
 
 def build_network(bundle: BundleInfo, device: str = "cpu") -> nn.Module:
@@ -114,9 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--golden", type=Path, default=Path("tests/networks/golden"), help="folder of the golden files")
     parser.add_argument("--max_gmacs", type=float, default=1000.0, help="run networks up to so many giga multiply-adds")
     options = parser.parse_args(arguments)
-    patterns = [part.strip() for part in options.bundles.split(",")]
     try:
-        bundles = [info for info in list_bundles() if any(fnmatch.fnmatch(info.name, p) for p in patterns)]
+        bundles = matching_bundles(options.bundles)
         if not bundles:
             raise InputError(f"no bundle matches {options.bundles!r}: {SHOWN_BY}.")
         print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))

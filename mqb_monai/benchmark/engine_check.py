@@ -7,7 +7,6 @@ layer), so it is stated and not judged.
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -18,16 +17,16 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.engine import CompiledNetwork
+from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx_file import read_model
 from mqb_monai.backends.qdq_graph import QdqGraph, points_of
 from mqb_monai.backends.qdq_lint import ERROR, Finding, lint_model
-from mqb_monai.benchmark.collection import build_network
+from mqb_monai.benchmark.collection import build_network, matching_bundles
 from mqb_monai.data.weights import load_weights
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, quantize, quantized_layers
 from mqb_monai.quantization.quantize_points import quantize_points
-from mqb_monai.records.collection import MODEL, SHOWN_BY, BundleInfo, list_bundles, read_metadata
+from mqb_monai.records.collection import MODEL, SHOWN_BY, BundleInfo, read_metadata
 
 HEADER = (
     "bundle", "parameters, M", "weights", "quantized layers", "points simulated", "points in the file",
@@ -80,13 +79,10 @@ def chosen_bundles(patterns: str, max_parameters_m: float, root: str | os.PathLi
     """
     if isinstance(max_parameters_m, bool) or not isinstance(max_parameters_m, int | float):
         raise InputError(f"max_parameters_m must be a number of millions, got {max_parameters_m!r}")
-    wanted = [part.strip() for part in patterns.split(",")]
     chosen = [
         info
-        for info in list_bundles(root)
-        if any(fnmatch.fnmatch(info.name, pattern) for pattern in wanted)
-        and info.parameters is not None
-        and info.parameters <= max_parameters_m * 1e6
+        for info in matching_bundles(patterns, root)
+        if info.parameters is not None and info.parameters <= max_parameters_m * 1e6
     ]
     if not chosen:
         raise InputError(
@@ -120,7 +116,7 @@ def check_bundle(bundle: BundleInfo, scheme: str) -> EngineCheck:
             return EngineCheck(**result, failures=(str(error),))
         result["int8_bytes"] = _folder_bytes(Path(folder) / "int8")
         model = read_model(Path(folder) / "int8" / "model.onnx")
-        return _compared(result, engine, qnet, example, model)
+        return _compared(result, engine.record, model)
 
 
 def table_row(checked: EngineCheck) -> tuple[str, ...]:
@@ -170,23 +166,17 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model.onnx*"))
 
 
-def _compared(
-    result: dict[str, Any], engine: CompiledNetwork, qnet: nn.Module, example: torch.Tensor, model: Any
-) -> EngineCheck:
-    graph = QdqGraph(model)
-    exported = frozenset(points_of(graph))
+def _compared(result: dict[str, Any], record: EngineRecord, model: Any) -> EngineCheck:
+    exported = frozenset(points_of(QdqGraph(model)))
     findings = tuple(lint_model(model))
-    with torch.no_grad():
-        simulated = qnet(example)
-        relative_rms = ((engine(example) - simulated).square().mean() / simulated.square().mean()).sqrt().item()
     missing = sorted(result["simulated"] ^ exported)
     failures = [f"points of one side only: {', '.join(missing[:5])}"] if missing else []
     failures += [str(finding) for finding in findings if finding.severity == ERROR]
     return EngineCheck(
         **result,
         exported=exported,
-        layer_check=engine.record.layer_check,
-        relative_rms=relative_rms,
+        layer_check=record.layer_check,
+        relative_rms=record.network_check["difference"] / record.network_check["output"],
         findings=findings,
         failures=tuple(failures),
     )

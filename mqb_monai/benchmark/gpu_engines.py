@@ -148,8 +148,7 @@ def as_table(rows: Iterable[EngineRow]) -> str:
 def _published(pairs: Iterable[Mapping[str, str]]) -> dict[str, tuple[float, float]]:
     """MedPTQ's latency and size by the names of our engines; empty where the bundle is none of its pairs."""
     for pair in pairs:
-        wanted = {key: value for key, value in pair.items() if key != "study"}
-        for row in published_rows("medptq", **wanted) if pair["study"] == "medptq" else []:
+        for row in published_rows(**pair) if pair["study"] == "medptq" else []:
             return {
                 "TensorRT FP32": (row["latency_fp32_ms"], row["size_fp32_mb"]),
                 "TensorRT INT8 + FP16": (row["latency_int8_ms"], row["size_int8_mb"]),

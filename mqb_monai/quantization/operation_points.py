@@ -89,10 +89,15 @@ def operation_entries(network: nn.Module) -> dict[str, dict]:
     return {name: {"operands": each.operands, "calls": each.calls, "spec": asdict(each.spec)} for name, each in points}
 
 
+def buffer_name(name: str, buffer: str) -> str:
+    """The name in the network's state dict of a buffer of an operation's point."""
+    return f"{CHILD}.{_key(name)}.{buffer}"
+
+
 def buffer_names(name: str, operands: int) -> list[tuple[str, str]]:
     """The names of the scales and zero points of an operation's point in the network's state dict."""
     pairs = operands if split_name(name)[1] == "matmul" else 1
-    return [tuple(f"{CHILD}.{_key(name)}.{kind}_{i}" for kind in ("scale", "zero_point")) for i in range(pairs)]
+    return [tuple(buffer_name(name, f"{kind}_{i}") for kind in ("scale", "zero_point")) for i in range(pairs)]
 
 
 def restored_qparams(entries: Mapping[str, dict], state: Mapping[str, torch.Tensor]) -> dict[str, OperationQparams]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mqb_monai.quantization.operation_points import buffer_names, operation_points
+from mqb_monai.quantization.operation_points import buffer_name, operation_points
 from mqb_monai.quantization.quantizer import quantized_layers
 
 
@@ -38,9 +38,7 @@ def quantize_points(network: nn.Module) -> dict[str, QuantizePoint]:
             scale_name = f"{name}.{kind}_scale".lstrip(".")
             points[f"{name}.{kind}"] = QuantizePoint(kind, scale_name, getattr(layer, f"{kind}_scale"))
     for name, point in operation_points(network).items():
-        scales = [scale for scale, _ in buffer_names(name, point.operands)]
         for operand in range(point.operands):
-            scale_name = scales[operand % len(scales)]
-            scale = network.get_buffer(scale_name)
-            points[f"{name}.{operand}"] = QuantizePoint("operand", scale_name, scale)
+            buffer = point.scale_name(operand)
+            points[f"{name}.{operand}"] = QuantizePoint("operand", buffer_name(name, buffer), getattr(point, buffer))
     return dict(sorted(points.items()))

@@ -17,7 +17,8 @@ from typing import Any
 from mqb_monai.errors import InputError
 from mqb_monai.records.text_table import align
 
-ORDER = ("fp32", "bf16", "fp16", "w8a8", "w4a4")
+FLOAT = ("fp32", "bf16", "fp16")
+ORDER = (*FLOAT, "w8a8", "w4a4")
 HEADER = ("scheme", "backend", "DSC", "drop", "NSD", "drop", "seconds", "MiB")
 
 
@@ -58,7 +59,7 @@ def table_rows(summaries: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows = []
     for summary in summaries:
         cells = [summary["scheme"], "simulated" if summary["backend"] == "torch" else summary["backend"]]
-        if summary["scheme"] in ("fp32", "bf16", "fp16"):
+        if summary["scheme"] in FLOAT:
             cells[1] = summary["backend"]
         for metric in ("dice", "surface_dice"):
             score = summary[metric]["mean"]

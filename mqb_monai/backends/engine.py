@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +23,29 @@ def same_metadata(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def plain_input(x: torch.Tensor, device: str = "cpu") -> torch.Tensor:
     """``x`` as a contiguous float32 tensor on ``device``, without gradient or metadata."""
     return x.detach().as_subclass(torch.Tensor).to(device, torch.float32).contiguous()
+
+
+def compiled_batches(x: torch.Tensor, batch: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """``x`` in parts of exactly ``batch`` samples, the last one filled up with its last sample, and how many count.
+
+    Nothing for an empty ``x``.
+    """
+    for part in x.split(batch) if len(x) else ():
+        missing = batch - part.shape[0]
+        yield torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part, part.shape[0]
+
+
+def refuse_signature(network: nn.Module, inputs: int, outputs: int) -> None:
+    """Refuse a network that has not one input and one output.
+
+    Raises:
+        InputError: with how many it has.
+    """
+    if (inputs, outputs) != (1, 1):
+        raise InputError(
+            f"an engine needs a network with one input and one output, {type(network).__name__} has {inputs} and "
+            f"{outputs}; switch off deep supervision and the like"
+        )
 
 
 class CompiledNetwork(nn.Module):
@@ -84,15 +107,12 @@ class OpenVINOEngine(CompiledNetwork):
         self._request = compiled.create_infer_request()
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        batch = self.record.input_shape[0]
-        source = x.numpy()
         result = torch.empty((x.shape[0], *self.output_shape[1:]))
-        for start in range(0, x.shape[0], batch):
-            part = source[start : start + batch]
-            missing = batch - part.shape[0]
-            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            outputs = self._request.infer([filled], share_inputs=True, share_outputs=True)
-            result[start : start + part.shape[0]] = torch.from_numpy(outputs[0][: part.shape[0]])
+        start = 0
+        for part, count in compiled_batches(x, self.record.input_shape[0]):
+            outputs = self._request.infer([part.numpy()], share_inputs=True, share_outputs=True)
+            result[start : start + count] = torch.from_numpy(outputs[0][:count])
+            start += count
         return result
 
     def __deepcopy__(self, memo: dict) -> OpenVINOEngine:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends.conversion import on_cpu
-from mqb_monai.backends.engine import plain_input
+from mqb_monai.backends.engine import plain_input, refuse_signature
 from mqb_monai.backends.onnx_file import import_onnx
 from mqb_monai.backends.onnx_layers import onnx_operators
 from mqb_monai.backends.onnx_names import name_nodes
@@ -58,7 +58,9 @@ def export_model(network: nn.Module, example_input: torch.Tensor) -> Any:
                 f"a batch axis of any length: {_cause(error)}. Check that the network runs on two such inputs at once; "
                 "backend 'torch' runs it as it is."
             ) from error
-    _refuse_outputs(program.model, network)
+    graph = program.model.graph
+    refuse_signature(network, len(graph.inputs), len(graph.outputs))
+    graph.outputs[0].name = OUTPUT
     name_nodes(program.model, network)
     return program.model
 
@@ -84,12 +86,3 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:500]
-
-
-def _refuse_outputs(model: Any, network: nn.Module) -> None:
-    if len(model.graph.outputs) != 1:
-        raise InputError(
-            f"an engine needs a network with one input and one output, {type(network).__name__} has "
-            f"{len(model.graph.inputs)} and {len(model.graph.outputs)}; switch off deep supervision and the like"
-        )
-    model.graph.outputs[0].name = OUTPUT

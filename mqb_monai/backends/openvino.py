@@ -21,7 +21,7 @@ from mqb_monai.backends.conversion import (
     read_model,
     run_layers,
 )
-from mqb_monai.backends.engine import OpenVINOEngine
+from mqb_monai.backends.engine import OpenVINOEngine, refuse_signature
 from mqb_monai.backends.engine_record import (
     EngineRecord,
     describe_engine,
@@ -32,7 +32,6 @@ from mqb_monai.backends.engine_record import (
 from mqb_monai.backends.integer_support import refuse_saturation, refuse_unsupported
 from mqb_monai.backends.network_agreement import check_network
 from mqb_monai.backends.placement import float_layers, read_placement
-from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantized_layers
 from mqb_monai.records.files import atomic_path
 from mqb_monai.records.versions import versions
@@ -81,11 +80,7 @@ def _build(
     refuse_foreign_folder(folder)
     logger.info("building the %s engine for %s in %s", wanted.scheme, tuple(wanted.input_shape), folder)
     model = convert(network, (example_input,))
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise InputError(
-            f"an engine needs a network with one input and one output, {type(network).__name__} has "
-            f"{len(model.inputs)} and {len(model.outputs)}; switch off deep supervision and the like"
-        )
+    refuse_signature(network, len(model.inputs), len(model.outputs))
     layer_check = checked_layers(network, example_input, run_layers, "OpenVINO")
     with atomic_path(folder) as temporary:
         temporary.mkdir()

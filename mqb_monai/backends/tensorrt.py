@@ -19,7 +19,7 @@ from torch import nn
 from mqb_monai.backends import tensorrt_lane
 from mqb_monai.backends.agreement import checked_layers
 from mqb_monai.backends.conversion import SideBySide
-from mqb_monai.backends.engine import CompiledNetwork, plain_input
+from mqb_monai.backends.engine import CompiledNetwork, compiled_batches, plain_input
 from mqb_monai.backends.engine_record import (
     EngineRecord,
     describe_engine,
@@ -53,14 +53,9 @@ class TensorRTEngine(CompiledNetwork):
         self._program = (program,)  # in a tuple, where torch does not see it: no parameters
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        batch = self.record.input_shape[0]
-        outputs = []
         with torch.no_grad():
-            for part in x.split(batch):
-                missing = batch - part.shape[0]
-                filled = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
-                outputs.append(self._program[0](filled)[: part.shape[0]])
-        return torch.cat(outputs)
+            batches = compiled_batches(x, self.record.input_shape[0])
+            return torch.cat([self._program[0](part)[:count] for part, count in batches])
 
     def __deepcopy__(self, memo: dict) -> TensorRTEngine:
         return TensorRTEngine(self._program[0], self.record)

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 # Under this many elements (1 MiB of float32) a call's overhead outweighs what fusing saves.
 MIN_NUMEL = 1 << 18
+# Compiled variants of one kernel: one for each rank, layout and set of axes of length 1, over all networks that one
+# process runs. torch's own limit is 8, which half a dozen architectures reach.
+MAX_VARIANTS = 64
 
 _enabled = True
 
@@ -65,9 +68,14 @@ def run_fused(kernel: Callable, *tensors: torch.Tensor) -> torch.Tensor:
     global _enabled
     if _enabled:
         try:
-            # Outside of any TorchFunctionMode: it would be compiled in.
-            with torch.no_grad(), torch._C.DisableTorchFunction():
-                return _compiled(kernel)(*tensors)
+            # Outside of any TorchFunctionMode: it would be compiled in. Not as views (.data): the shape of the tensor
+            # that a view is of would be compiled in too.
+            with (
+                torch.no_grad(),
+                torch._C.DisableTorchFunction(),
+                torch._dynamo.config.patch(recompile_limit=MAX_VARIANTS),
+            ):
+                return _compiled(kernel)(*(tensor.data for tensor in tensors))
         except Exception as error:  # no compiler, no Python headers, a read-only cache: each raises its own type
             _enabled = False
             logger.warning(

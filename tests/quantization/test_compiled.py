@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from mqb_monai.quantization import QuantSpec, compiled
 from mqb_monai.quantization.affine import fake_quantize, fake_quantize_per_token, fake_quantize_per_voxel, range_qparams
@@ -17,7 +18,8 @@ def small_counts_as_big(monkeypatch):
 
 def calls(x, symmetric=True, num_bits=8):
     spec = QuantSpec(num_bits, "per_tensor", symmetric)
-    scale, zero_point = range_qparams(x.amin((0, 2, 3, 4)), x.amax((0, 2, 3, 4)), spec)
+    rows = x.movedim(1, -1).flatten(0, -2)
+    scale, zero_point = range_qparams(rows.amin(0), rows.amax(0), spec)
     bounds = spec.qmin, spec.qmax
     return {
         "per_tensor": lambda: fake_quantize(x, scale[0], zero_point[0], *bounds),
@@ -49,6 +51,43 @@ def test_falls_back_to_eager_and_says_so_once(x, small_counts_as_big, monkeypatc
         for name, call in calls(x).items():
             assert torch.equal(call(), expected[name])
     assert [record.message.count("no C++ compiler") for record in caplog.records] == [1]
+
+
+SHAPES = [
+    (*batch, *channels, *space)
+    for batch in ((1,), (2,), (3,))
+    for channels in ((1,), (4,), (6,))
+    for space in ((8, 6, 4), (5, 5, 5), (2, 1, 1), (1, 1, 1))
+]
+
+
+@pytest.fixture
+def variants(small_counts_as_big, monkeypatch):
+    """Counts what is compiled: to the same Python, so that no C++ compiler is needed."""
+    counter, kernels = CompileCounter(), {}
+
+    def compile_kernel(kernel):
+        return kernels.setdefault(kernel, torch.compile(kernel, dynamic=True, fullgraph=True, backend=counter))
+
+    monkeypatch.setattr(compiled, "_compiled", compile_kernel)
+    return counter
+
+
+def test_one_process_runs_networks_of_many_shapes_compiled(variants, caplog):
+    """torch's own limit is 8 variants of a kernel."""
+    with caplog.at_level(logging.WARNING):
+        for shape in SHAPES:
+            for call in calls(torch.randn(shape, generator=torch.Generator().manual_seed(0))).values():
+                call()
+    assert variants.frame_count > 8
+    assert not caplog.records
+
+
+def test_the_shape_behind_a_view_makes_no_variant(variants):
+    """Volumes, images and tokens are flattened to one axis: the kernel has one variant for all."""
+    for shape in ((2, 4, 8, 6, 4), (2, 4, 8, 6), (2, 4, 8)):
+        calls(torch.randn(shape))["per_tensor"]()
+    assert variants.frame_count == 1
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

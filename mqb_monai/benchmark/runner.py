@@ -20,8 +20,8 @@ from torch import nn
 from mqb_monai.benchmark.case_runner import CaseRunner
 from mqb_monai.benchmark.cell_records import Settings, assemble_record, utc_now
 from mqb_monai.benchmark.cells import Cell
-from mqb_monai.benchmark.latency import time_in_turns
 from mqb_monai.benchmark.scored_bundle import ScoredBundle, make_checkpoint, open_bundle, total_bytes
+from mqb_monai.benchmark.timing import time_in_turns
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.engine import build_network
 from mqb_monai.handlers.workflow import find_input_error

@@ -78,8 +78,9 @@ def _table(pair: dict[str, Any]) -> str:
         raise InputError(f"{study} has no row with {pair}: look into mqb_monai/records/{study}.json.")
     if study == "medptq":
         caption = (
-            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai.benchmark.gpu_engines "
-            "--bundles` and this bundle's name print ms and MB for the empty columns, the command above the DSC):"
+            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai.benchmark.engines "
+            "--backend tensorrt --bundles` and this bundle's name print ms and MB for the empty columns, the command "
+            "above the DSC):"
         )
         header, cells = _ENGINES_HEADER, _engine_cells(rows[0])
     else:

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import score_schemes
 from mqb_monai.records.cell import REFERENCE, CellRecord
+from mqb_monai.records.engine_timings import published_engine
 from mqb_monai.records.files import atomic_path
 from mqb_monai.records.versions import versions
 from mqb_monai.report import published
@@ -129,7 +130,8 @@ def chart_sections(runs: Runs) -> list[ChartSection]:
 
 def render_page(runs: Runs, sections: list[ChartSection], pictures: list[tuple[CellRecord, list[CasePictures]]]) -> str:
     """The page's HTML."""
-    names = {"leaderboard": "Leaderboard", "schemes": "Schemes"} | {each.id: each.short for each in sections}
+    names = {"leaderboard": "Leaderboard", "schemes": "Schemes"} | ({"engines": "Engines"} if runs.engines else {})
+    names |= {each.id: each.short for each in sections}
     names |= {"overlays": "Overlays"} if pictures else {}
     return (
         _environment()
@@ -142,6 +144,7 @@ def render_page(runs: Runs, sections: list[ChartSection], pictures: list[tuple[C
             schemes=score_schemes(runs.cells),
             confidence=_confidence(runs.cells),
             nsd_note=_nsd_note(runs.cells),
+            published_engine=published_engine,
             chart_sections=sections,
             pictures=pictures,
             judgements=JUDGEMENTS,

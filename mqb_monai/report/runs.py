@@ -12,6 +12,7 @@ from typing import TypeVar
 from mqb_monai.errors import InputError
 from mqb_monai.records.activation_shift import ShiftRecord, read_shift
 from mqb_monai.records.cell import CellError, CellRecord, read_cell, read_cells, read_errors
+from mqb_monai.records.engine_timings import EngineTimings, read_timings
 from mqb_monai.records.sensitivity import SensitivityRecord, read_sensitivity
 
 Record = TypeVar("Record")
@@ -26,6 +27,7 @@ class Runs:
         cells: complete cells with at least one score, FP32 first within each bundle, then by falling bits.
         errors: cells that failed.
         sensitivity, shifts: the layer analyses, by bundle and scheme.
+        engines: sizes and latencies of engines, by bundle and backend.
         problems: one sentence for each record that is left out, naming its file.
     """
 
@@ -34,6 +36,7 @@ class Runs:
     errors: list[CellError]
     sensitivity: list[SensitivityRecord]
     shifts: list[ShiftRecord]
+    engines: list[EngineTimings]
     problems: list[str]
 
 
@@ -62,6 +65,7 @@ def read_runs(folder: str | os.PathLike) -> Runs:
         errors=_read_errors(folder, problems),
         sensitivity=_read_each(folder, "sensitivity/*.json", read_sensitivity, problems),
         shifts=_read_each(folder, "activation_shift/*.json", read_shift, problems),
+        engines=_read_each(folder, "engines/*.json", read_timings, problems),
         problems=problems,
     )
 

@@ -28,6 +28,7 @@ from mqb_monai.records.cell import (
     write_cell,
     write_error,
 )
+from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, write_timings
 from mqb_monai.records.evaluation import CaseScore
 from mqb_monai.records.sensitivity import SensitivityRecord, SensitivityScore, sensitivity_path, write_sensitivity
 from mqb_monai.report.page import write_report
@@ -170,6 +171,22 @@ def make_shift(bundle: str, scheme: str, layers: int = 18) -> ShiftRecord:
     return ShiftRecord(bundle, scheme, "test", "3f" * 32, "ab" * 32, tuple(CASES[:2]), 8, tuple(shifts), 41.0, {})
 
 
+def make_timings(bundle: str, backend: str, published: list) -> EngineTimings:
+    name, device, threads = {
+        "openvino": ("OpenVINO", "AMD EPYC 9R14", 2),
+        "tensorrt": ("TensorRT", "a GPU (compute capability 9.0)", None),
+    }[backend]
+    engines = [
+        EngineTiming("torch FP32", "fp32", 41.0, 0.52, None, None, None, None, 0),
+        EngineTiming(f"{name} FP32", "fp32", 21.3, 1.0, 12.72, 1.4, None, None, 0),
+        EngineTiming(f"{name} INT8", "int8", 8.1, 2.63, 3.35, 5.9, 0.9995, 0.0121, 1),
+    ]
+    shape = [1, 1, 40, 56, 40]
+    return EngineTimings(
+        bundle, backend, "w8a8_engine", device, threads, shape, 9, "trained", published, engines, {"python": "3.11.7"}
+    )
+
+
 @pytest.fixture
 def cell() -> CellRecord:
     """One quantized cell of the first bundle."""
@@ -195,6 +212,9 @@ def filled_runs(tmp_path_factory):
     bundle, scheme = BUNDLES[0][0], "w4a4_per_tensor"
     write_sensitivity(sensitivity_path(runs, bundle, scheme), make_sensitivity(bundle, scheme))
     write_shift(shift_path(runs, bundle, scheme), make_shift(bundle, scheme))
+    write_timings(runs, make_timings(bundle, "openvino", []))
+    unet = {"study": "medptq", "architecture": "U-Net", "dataset": "BTCV"}
+    write_timings(runs, make_timings("unet_btcv", "tensorrt", [unet]))
     failed = cell_id(BUNDLES[2][0], "w4a4_engine", "torch", "test")
     write_error(runs, CellError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24"))
     damaged = cell_folder(runs, cell_id(BUNDLES[2][0], "w8a8_per_channel", "torch", "test"))

@@ -36,6 +36,22 @@ def test_page_shows_every_cell_and_every_published_row(html):
     assert table(html, "same-scheme").count("stunet_") == 5
 
 
+def test_page_shows_every_engine_and_medptq_s_figures_beside_it(html):
+    """Oracle: MedPTQ's README, its row U-Net on BTCV, in 8 bits 1.05 ms and 6.61 MB."""
+    engines = table(html, "engines-table")
+    assert engines.count("<tr>") == 1 + 2 * 3
+    row = re.search(r"<tr><th[^>]*>unet_.*?TensorRT INT8.*", engines, re.DOTALL)[0].split("</tr>")[2]
+    values = re.findall(r'data-value="([^"]*)"', row)
+    assert values == ["unet_btcv", "8.1", "2.63", "3.35", "5.9", "99.95", "0.0121", "1.05", "6.61"]
+    assert "1 layer float" in row and "a GPU (compute capability 9.0)" in row
+
+
+def test_page_without_engines_has_no_such_section(tmp_path, cell):
+    write_cell(tmp_path, cell)
+    page = write_report(tmp_path, tmp_path / "report").page.read_text(encoding="utf-8")
+    assert 'id="engines"' not in page and 'href="#engines"' not in page
+
+
 def test_page_gives_the_command_of_every_cell(html):
     commands = re.findall(r'<pre id="cell-[^"]*" tabindex="0">(.*?)</pre>', html)
     assert len(commands) == 18 and all(command.startswith("python -m mqb_monai bench run") for command in commands)

@@ -27,7 +27,7 @@ def test_read_runs_sorts_each_bundles_cells_by_falling_bits(filled_runs):
 
 def test_read_runs_names_a_truncated_record_and_keeps_the_others(filled_runs):
     runs = read_runs(filled_runs)
-    assert len(runs.cells) == 18 and len(runs.sensitivity) == 1 and len(runs.shifts) == 1
+    assert [len(each) for each in (runs.cells, runs.sensitivity, runs.shifts, runs.engines)] == [18, 1, 1, 2]
     (problem,) = runs.problems
     assert "stunet_b_btcv.w8a8_per_channel.torch.test" in problem and "cannot be read as JSON" in problem
     assert [error.id for error in runs.errors] == ["stunet_b_btcv.w4a4_engine.torch.test"]

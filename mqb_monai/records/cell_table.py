@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import statistics
 from collections.abc import Callable, Sequence
 
 from mqb_monai.errors import InputError
@@ -15,7 +16,7 @@ from mqb_monai.records.text_table import align
 
 CELL_HEADER = (
     "bundle", "scheme", "backend", "split", "cases", "DSC", "drop %", "95 % interval", "p", "NSD", "drop %",
-    "NSD tolerance mm", "W/A bits", "MB", "latency ms", "MiB",
+    "NSD tolerance mm", "W/A bits", "MB", "latency ms", "s/case", "MiB",
 )  # fmt: skip
 SCHEME_HEADER = (
     "scheme", "backend", "score", "DSC kept", "NSD kept", "worst class kept", "bundles", "W/A bits", "size ratio",
@@ -55,8 +56,14 @@ def _cell_row(record: CellRecord) -> tuple[str, ...]:
         f"{record.weight_bits}/{record.activation_bits}",
         number(record.weights_mb, 2),
         number(record.latency_ms, 1),
+        number(median_case_seconds(record), 2),
         number(record.peak_memory_mib, 0),
     )
+
+
+def median_case_seconds(record: CellRecord) -> float:
+    """Seconds of a whole volume: sliding window, postprocessing and scoring; NaN without cases."""
+    return statistics.median(record.case_seconds.values()) if record.case_seconds else math.nan
 
 
 def scheme_rows(records: Sequence[CellRecord]) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mqb_monai.records.cell import REFERENCE, CellRecord
+from mqb_monai.records.cell_table import median_case_seconds
 
 Row = dict[str, Any]
 
@@ -113,6 +114,7 @@ def leaderboard_rows(cells: Sequence[CellRecord]) -> list[Row]:
             "cell": cell,
             "backend": "simulated" if is_simulated(cell) else cell.backend,
             "cases": len({score.case for score in cell.scores}),
+            "case_s": median_case_seconds(cell),
             "drops": {
                 metric: None
                 if (drop := cell.statistics.get(metric)) is None

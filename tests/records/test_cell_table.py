@@ -23,7 +23,7 @@ def test_csv_has_one_row_per_cell_fp32_first(records):
     }  # fmt: skip
     assert fp32[6:9] == ["", "", ""]
     assert int8[5:9] == ["0.6000", "25.00", "[-1.00, 25.00]", "0.0300"]
-    assert int8[11:] == ["1.5", "8/8", "1.00", "20.0", "701"]
+    assert int8[11:] == ["1.5", "8/8", "1.00", "20.0", "1.50", "701"]
 
 
 def test_text_columns_stand_under_their_names(records):

@@ -15,9 +15,13 @@ import torch
 
 from mqb_monai.backends import tensorrt_lane
 from mqb_monai.backends.tensorrt_export import export_program
+from mqb_monai.benchmark.engine_check import chosen_bundles, example_input, load_networks
 from mqb_monai.quantization import quantize
+from mqb_monai.quantization.quantize_points import quantize_points
 
 ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = chosen_bundles("*", max_parameters_m=100)
+PROGRAMS = [(bundle, "fp32") for bundle in BUNDLES] + [(bundle, "fp16") for bundle in BUNDLES if bundle.weights_mb]
 pytestmark = pytest.mark.slow
 
 
@@ -95,21 +99,44 @@ def test_the_converter_is_registered_where_modelopt_was_imported_first(wheel):
     assert re.search(r"import modelopt.*dynamic_block_quantize_op.*quantization_ops\.add", folding, re.DOTALL)
 
 
-@pytest.mark.parametrize(("scheme", "points"), [("w8a8_engine", 12), ("w8a8_tensorrt", 14)])
-def test_the_package_s_own_passes_keep_every_operator_and_convert_all(wheel, network, x, tmp_path, scheme, points):
-    """Up to the engine build: six layers, and with w8a8_tensorrt the two operands of a concatenation."""
+@pytest.fixture(scope="module")
+def lower(wheel, tmp_path_factory):
+    """``program -> what lower_without_tensorrt.py prints of it``."""
     pytest.importorskip("modelopt")
-    wheel.extractall(tmp_path, [name for name in wheel.namelist() if "/lib/" not in name])  # those need TensorRT
+    folder = tmp_path_factory.mktemp("lowered")
+    wheel.extractall(folder, [name for name in wheel.namelist() if "/lib/" not in name])  # those need TensorRT
+
+    def run(program: torch.export.ExportedProgram) -> dict:
+        torch.export.save(program, folder / "program.pt2")
+        script = Path(__file__).with_name("lower_without_tensorrt.py")
+        words = [sys.executable, str(script), str(folder), str(folder / "program.pt2")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize(("scheme", "points"), [("w8a8_engine", 12), ("w8a8_tensorrt", 14)])
+def test_the_package_s_own_passes_keep_every_operator_and_convert_all(lower, network, x, scheme, points):
+    """Up to the engine build: six layers, and with w8a8_tensorrt the two operands of a concatenation."""
     exported = export_program(quantize(network, scheme, [x]), (x,), "fp32")
-    torch.export.save(exported.program, tmp_path / "program.pt2")
-    script = Path(__file__).with_name("lower_without_tensorrt.py")
-    words = [sys.executable, str(script), str(tmp_path), str(tmp_path / "program.pt2")]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = lower(exported.program)
     assert found.pop("difference") <= 1e-5
     assert found == {"points": points, "unconverted": [], "unfused": []}
     assert exported.quantize_points == points
+
+
+@pytest.mark.filterwarnings("ignore:these products are no layer's")
+@pytest.mark.parametrize(("bundle", "precision"), PROGRAMS, ids=lambda each: getattr(each, "name", each))
+def test_the_package_s_own_passes_take_every_bundle(lower, bundle, precision):
+    """As many operators as the simulation has quantize points; FP16 puts no cast between DQ and layer."""
+    example = example_input(bundle)
+    exported = export_program(load_networks(bundle, "w8a8_tensorrt", example)[1], (example,), precision)
+    found = lower(exported.program)
+    del found["difference"]  # on noise: sums in another order tip roundings
+    points = len(quantize_points(exported.simulation))
+    assert found == {"points": points, "unconverted": [], "unfused": []} and exported.quantize_points == points
 
 
 def test_the_pinned_tensorrt_is_one_that_the_wheel_allows(wheel):

@@ -22,34 +22,38 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=TRAINED)
-def case(request):
-    """A trained network, a window to calibrate on, another image ``(1, 1, H, W, D)``, and the sliding window."""
+@pytest.fixture(scope="module", params=TRAINED)
+def trained(request):
+    """A trained network, a window to calibrate on, the images ``(1, 1, H, W, D)`` of all test cases, and the sliding
+    window."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MONAI's and ignite's own imports
         from mqb_monai.benchmark.scored_bundle import open_bundle, read_batch
 
-        bundle = open_bundle(ROOT / "bundles" / request.param, HIPPOCAMPUS, "validation")
-        first, second = (read_batch(bundle, name)["image"].as_tensor().cpu() for name in list(bundle.cases)[:2])
+        folder = ROOT / "bundles" / request.param
+        lists = [open_bundle(folder, HIPPOCAMPUS, split) for split in ("validation", "test")]
+        images = [[read_batch(each, name)["image"].as_tensor().cpu() for name in each.cases] for each in lists]
     windows = []
     with torch.no_grad():
-        bundle.inferer(first, lambda window: windows.append(window) or window)
-        yield bundle.network.cpu(), windows[0], second, bundle.inferer
+        lists[0].inferer(images[0][0], lambda window: windows.append(window) or window)
+        yield lists[0].network.cpu(), windows[0], images[1], lists[0].inferer
 
 
 @pytest.mark.parametrize("scheme", ["w8a8_engine", "w8a8_tensorrt"])
-def test_the_program_of_a_trained_network_equals_its_simulation(case, scheme):
-    """Every voxel of a test case; what TensorRT leaves float is float in both."""
-    network, patch, image, window = case
+def test_the_program_of_a_trained_network_equals_its_simulation(trained, scheme):
+    """Every voxel of all 40 test cases; what TensorRT leaves float is float in both."""
+    network, patch, images, window = trained
     exported = export_program(quantize(network, scheme, [patch]), (patch,), "fp32")
-    difference = window(image, exported.program.module()) - window(image, exported.simulation)
-    assert difference.abs().max() <= 1e-5
-    assert quantized_layers(exported.simulation)
+    assert quantized_layers(exported.simulation) and len(images) == 40
+    program = exported.program.module()
+    differences = [(window(x, program) - window(x, exported.simulation)).abs().max().item() for x in images]
+    print(f"{type(network).__name__}, {scheme}: largest difference of {len(images)} cases {max(differences):.1e}")
+    assert max(differences) <= 1e-5
 
 
-def test_float16_between_the_integer_layers_keeps_the_labels(case):
-    """Oracle: the simulation in float32, on 99.8 % of voxels; printed, the RMS difference over quantizing's own."""
-    network, patch, image, window = case
+def test_float16_between_the_integer_layers_keeps_the_labels(trained):
+    """Oracle: the simulation in float32, on 99.8 % of a case's voxels; printed, the RMS over quantizing's own."""
+    network, patch, (image, *_), window = trained
     exported = export_program(quantize(network, "w8a8_engine", [patch]), (patch,), "fp16")
     half, simulated, fp32 = (window(image, each) for each in (exported.program.module(), exported.simulation, network))
     ratio = ((half - simulated).square().mean() / (simulated - fp32).square().mean()).sqrt().item()

@@ -30,6 +30,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.records.collection import SHOWN_BY, BundleInfo, list_bundles, read_metadata
 from mqb_monai.records.published import published_rows
+from mqb_monai.records.text_table import markdown_head, markdown_row
 
 HEADER = (
     "bundle", "parameters", "upstream", "study, M", "difference", "tolerance", "layers", "of parameters",
@@ -125,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bundles = matching_bundles(options.bundles)
         if not bundles:
             raise InputError(f"no bundle matches {options.bundles!r}: {SHOWN_BY}.")
-        print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+        print(markdown_head(HEADER))
         for bundle in bundles:
-            print("| " + " | ".join(table_row(bundle, options.golden, options.max_gmacs)) + " |", flush=True)
+            print(markdown_row(table_row(bundle, options.golden, options.max_gmacs)), flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
 

@@ -43,12 +43,13 @@ def check(*, bundles: str = "*", scheme: str = "w8a8_engine", max_parameters_m: 
         root: the folder of bundles; ./bundles where it is not given, else the repository's own.
     """
     from mqb_monai.benchmark.engine_check import HEADER, check_bundle, chosen_bundles, table_row
+    from mqb_monai.records.text_table import markdown_head, markdown_row
 
     chosen, failed = chosen_bundles(bundles, max_parameters_m, root or None), []
-    print("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+    print(markdown_head(HEADER))
     for bundle in chosen:
         checked = check_bundle(bundle, scheme)
-        print("| " + " | ".join(table_row(checked)) + " |", flush=True)
+        print(markdown_row(table_row(checked)), flush=True)
         failed += [] if checked.passed else [checked]
     for checked in failed:
         print(f"failed: {checked.bundle}: {'; '.join(checked.failures)}")

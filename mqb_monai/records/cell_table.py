@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import score_schemes
 from mqb_monai.records.cell import REFERENCE, CellRecord, RelativeDrop
-from mqb_monai.records.text_table import align
+from mqb_monai.records.text_table import align, markdown_head, markdown_row
 
 CELL_HEADER = (
     "bundle", "scheme", "backend", "split", "cases", "DSC", "drop %", "95 % interval", "p", "NSD", "drop %",
@@ -115,7 +115,7 @@ def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of GitHub's Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header), *rows))
+    return "\n".join([markdown_head(header), *map(markdown_row, rows)])
 
 
 def as_latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

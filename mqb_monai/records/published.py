@@ -14,6 +14,7 @@ from typing import Any
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.table import relative_drop
+from mqb_monai.records.text_table import markdown_head, markdown_row
 
 STUDIES = ("medquanbench", "medptq")
 _BITS = {"INT W8A8": "w8a8", "INT W4A4": "w4a4"}
@@ -87,8 +88,7 @@ def _table(pair: dict[str, Any]) -> str:
         where = ", ".join(dict.fromkeys(row["table"].replace("_", " ") for row in rows))
         caption = f"MedQuanBench (table: {where}); the command above prints the empty columns, given data and weights:"
         header, cells = _SCORES_HEADER, _score_cells(rows)
-    lines = [header, ("---",) * len(header), *cells]
-    return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)])
+    return "\n".join([caption, "", markdown_head(header), *map(markdown_row, cells)])
 
 
 def _score_cells(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.text_table import align
+from mqb_monai.records.text_table import align, markdown_head, markdown_row
 
 FLOAT = ("fp32", "bf16", "fp16")
 ORDER = (*FLOAT, "w8a8", "w4a4")
@@ -78,11 +78,10 @@ def format_table(summaries: list[dict[str, Any]], markdown: bool = False) -> str
         f"{first['bundle']}, split {first['split']}, {first['cases']} cases; "
         f"NSD on {variant} surfaces at {nsd['tolerance_mm']} mm; drop relative to FP32 on torch"
     )
-    rows = [HEADER, *table_rows(summaries)]
+    rows = table_rows(summaries)
     if markdown:
-        rows.insert(1, ("---",) * len(HEADER))
-        return "\n".join([caption, "", *("| " + " | ".join(row) + " |" for row in rows)])
-    return "\n".join([caption, "", align(rows, numbers=False)])
+        return "\n".join([caption, "", markdown_head(HEADER), *map(markdown_row, rows)])
+    return "\n".join([caption, "", align([HEADER, *rows], numbers=False)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

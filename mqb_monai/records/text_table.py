@@ -1,4 +1,4 @@
-"""Text cells in aligned columns."""
+"""Tables of text cells: in aligned columns, and in Markdown."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def align(rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One line of a table of GitHub's Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown_head(header: Sequence[str]) -> str:
+    """The two lines that such a table begins with."""
+    return f"{markdown_row(header)}\n{markdown_row(('---',) * len(header))}"

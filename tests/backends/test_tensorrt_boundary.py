@@ -127,6 +127,7 @@ def test_the_package_s_own_passes_keep_every_operator_and_convert_all(lower, net
     assert exported.quantize_points == points
 
 
+@pytest.mark.filterwarnings("ignore:these layers saw no calibration data")  # unused heads of deep supervision
 @pytest.mark.filterwarnings("ignore:these products are no layer's")
 @pytest.mark.parametrize(("bundle", "precision"), PROGRAMS, ids=lambda each: getattr(each, "name", each))
 def test_the_package_s_own_passes_take_every_bundle(lower, bundle, precision):

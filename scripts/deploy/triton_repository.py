@@ -24,6 +24,7 @@ from typing import Any
 from mqb_monai.backends.onnx_file import import_onnx, read_model
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.bundle_folder import checked_root
+from mqb_monai.handlers.engine import engine_folder
 from mqb_monai.records.files import atomic_path
 
 TEMPLATE = Path(__file__).resolve().parent / "triton" / "config.pbtxt"
@@ -34,8 +35,10 @@ def render_config(model: Any, name: str, max_batch_size: int) -> str:
     """The text of ``config.pbtxt`` for an ``onnx.ModelProto``: one input, one output, a batch axis of any length.
 
     Raises:
-        InputError: a model of another kind.
+        InputError: a model of another kind; no room for one window in a batch.
     """
+    if max_batch_size < 1:
+        raise InputError(f"max_batch_size must be at least 1, got {max_batch_size}: Triton stacks windows into batches")
     counts = len(model.graph.input), len(model.graph.output)
     if counts != (1, 1):
         raise InputError(f"expected a model with one input and one output, got {counts[0]} and {counts[1]}")
@@ -49,6 +52,7 @@ def render_config(model: Any, name: str, max_batch_size: int) -> str:
             kind: value.name,
             f"{kind}_type": TYPES[element],
             f"{kind}_dims": ", ".join(str(axis.dim_value) for axis in axes[1:]),
+            f"{kind}_shape": "x".join(str(axis.dim_value) for axis in axes[1:]),
         }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], TEMPLATE.read_text(encoding="utf-8"))
 
@@ -61,7 +65,7 @@ def write_repository(bundle: Path, scheme: str, out: Path, max_batch_size: int) 
             place to write.
     """
     root = checked_root(bundle)
-    export = root / "models" / "engines" / f"{scheme}-onnx" / "model.onnx"
+    export = engine_folder(root / "models" / "engines", scheme, "onnx") / "model.onnx"
     if not export.is_file():
         raise InputError(
             f"no export at {export}. Make it in the bundle's folder: python -m monai.bundle run export --config_file "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -17,6 +18,7 @@ from mqb_monai.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "scripts" / "deploy"
+TRITON_CLIENT = "tritonclient==2.59.0"  # of the container 25.06: DEFAULT_TRITON_VERSION_MAP in the server's build.py
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,12 @@ def test_triton_config_names_what_the_exported_file_has(triton, bundle, tmp_path
         assert isinstance(value.shape[0], str)  # Triton batches along an axis of any length
 
 
+def test_triton_repository_refuses_a_batch_without_room(triton, bundle, tmp_path):
+    with pytest.raises(InputError, match="max_batch_size must be at least 1, got 0"):
+        triton.write_repository(bundle, "w8a8_engine", tmp_path / "repository", 0)
+    assert not (tmp_path / "repository").exists()
+
+
 def test_triton_repository_names_the_command_that_makes_the_export(triton, tmp_path):
     with pytest.raises(InputError, match=r"no export at .*run export .* --scheme w8a8_engine --backend onnx"):
         triton.write_repository(tmp_path, "w8a8_engine", tmp_path / "repository", 4)
@@ -105,23 +113,54 @@ def download(package: str, folder: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.fixture(scope="module")
+def model_config(tmp_path_factory):
+    """The message ``inference.ModelConfig`` as the client of the container's release describes it.
+
+    Only the serialized description is read from its module, so that whatever protobuf is installed will do and
+    nothing is registered with it.
+    """
+    descriptor_pool = pytest.importorskip("google.protobuf.descriptor_pool")
+    from google.protobuf import message_factory
+
+    wheel = download(TRITON_CLIENT, tmp_path_factory.mktemp("triton"))
+    (name,) = (each for each in wheel.namelist() if each.endswith("tritonclient/grpc/model_config_pb2.py"))
+    calls = (node for node in ast.walk(ast.parse(wheel.read(name))) if isinstance(node, ast.Call))
+    (call,) = (node for node in calls if getattr(node.func, "attr", "") == "AddSerializedFile")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(ast.literal_eval(call.args[0]))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
+
+
 @pytest.mark.slow
-def test_triton_s_own_schema_reads_the_config(triton, bundle, tmp_path):
-    """Oracle: ``ModelConfig`` of Triton's client; an unknown field or a wrong type is refused by protobuf."""
+def test_triton_s_own_schema_reads_the_config(model_config, triton, bundle, tmp_path):
+    """Oracles: the schema, by which protobuf refuses unknown fields and wrong types; the file in ONNX Runtime."""
+    import onnxruntime
     from google.protobuf import text_format
 
-    wheel = download("tritonclient==2.73.0", tmp_path)
-    schema = Path(wheel.extract("tritonclient/grpc/model_config_pb2.py", tmp_path))
-    spec = importlib.util.spec_from_file_location("model_config_pb2", schema)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = triton.write_repository(bundle, "w8a8_engine", tmp_path / "repository", 4)
-    config = text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), module.ModelConfig())
+    config = text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), model_config())
     assert (config.name, config.backend, config.max_batch_size) == (folder.name, "onnxruntime", 4)
-    assert [list(each.dims) for each in (*config.input, *config.output)] == [[1, 8, 12, 8], [3, 8, 12, 8]]
-    assert {each.data_type for each in (*config.input, *config.output)} == {module.TYPE_FP32}
+    assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+    (group,) = config.instance_group
+    assert group.kind == group.KIND_GPU
+
+    session = onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
+    types = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
+    for (written,), (read,) in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        assert (written.name, list(written.dims)) == (read.name, read.shape[1:])
+        assert (types[written.data_type].name, read.type) == ("TYPE_FP32", "tensor(float)")
+
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    assert accelerator.name == "tensorrt" and accelerator.parameters["trt_engine_cache_enable"] == "true"
+    assert accelerator.name == "tensorrt"
+    assert dict(accelerator.parameters) == {
+        "precision_mode": "INT8",
+        "trt_profile_min_shapes": "image:1x1x8x12x8",
+        "trt_profile_opt_shapes": "image:4x1x8x12x8",
+        "trt_profile_max_shapes": "image:4x1x8x12x8",
+        "trt_engine_cache_enable": "true",
+        "trt_engine_cache_path": f"/models/{folder.name}/1",
+    }
 
 
 @pytest.mark.slow

@@ -62,6 +62,12 @@ class EngineRecord:
     network_check: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
 
+    @property
+    def relative_rms(self) -> float | None:
+        """RMS of the output's difference from the simulation's over that of the latter; None for a float network."""
+        check = self.network_check
+        return check["difference"] / check["output"] if check else None
+
 
 def describe_engine(
     network: nn.Module,

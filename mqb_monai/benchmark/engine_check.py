@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def check_bundle(bundle: BundleInfo, scheme: str) -> EngineCheck:
     result = {
         "bundle": bundle.name,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "weights": "trained" if (bundle.folder / MODEL).is_file() else "random",
+        "weights": weights_kind(bundle),
         "layers": len(quantized_layers(qnet)),
         "simulated": frozenset(quantize_points(qnet)),
     }
@@ -139,10 +140,26 @@ def table_row(checked: EngineCheck) -> tuple[str, ...]:
     )
 
 
-def example_input(bundle: BundleInfo) -> torch.Tensor:
+def example_input(bundle: BundleInfo, size: Sequence[int] = ()) -> torch.Tensor:
+    """A window of noise, always the same.
+
+    Args:
+        size: voxels per axis, or one number for all of them; the bundle's own window where it is empty.
+
+    Raises:
+        InputError: another number of axes, or a size that is not positive.
+    """
     image = read_metadata(bundle.folder)["network_data_format"]["inputs"]["image"]
-    shape = (1, image["num_channels"], *image["spatial_shape"])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    axes = len(image["spatial_shape"])
+    if len(size) not in (0, 1, axes) or any(voxels < 1 for voxels in size):
+        raise InputError(f"size must be one number or {axes}, all positive; got {' '.join(map(str, size))}")
+    spatial = [*size] * axes if len(size) == 1 else size or image["spatial_shape"]
+    return torch.randn((1, image["num_channels"], *spatial), generator=torch.Generator().manual_seed(0))
+
+
+def weights_kind(bundle: BundleInfo) -> str:
+    """``trained`` where the bundle has weights, else ``random``: what :func:`load_networks` then takes."""
+    return "trained" if (bundle.folder / MODEL).is_file() else "random"
 
 
 def load_networks(bundle: BundleInfo, scheme: str, example: torch.Tensor) -> tuple[nn.Module, nn.Module]:
@@ -176,7 +193,7 @@ def _compared(result: dict[str, Any], record: EngineRecord, model: Any) -> Engin
         **result,
         exported=exported,
         layer_check=record.layer_check,
-        relative_rms=record.network_check["difference"] / record.network_check["output"],
+        relative_rms=record.relative_rms,
         findings=findings,
         failures=tuple(failures),
     )

@@ -23,10 +23,10 @@ from torch import nn
 from mqb_monai.backends import compile_network
 from mqb_monai.backends.conversion import cpu_capabilities, cpu_name
 from mqb_monai.backends.tensorrt_lane import gpu_name, import_lane
-from mqb_monai.benchmark.engine_check import chosen_bundles, example_input, load_networks
+from mqb_monai.benchmark.engine_check import chosen_bundles, example_input, load_networks, weights_kind
 from mqb_monai.benchmark.timing import time_in_turns
 from mqb_monai.errors import InputError
-from mqb_monai.records.collection import MODEL, BundleInfo, read_metadata
+from mqb_monai.records.collection import BundleInfo, read_metadata
 from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table, write_timings
 from mqb_monai.records.versions import versions
 
@@ -60,7 +60,7 @@ def measure_bundle(
         InputError: a size that does not fit, weights that do not, a scheme that integers cannot compute, an engine that
             cannot be built or disagrees with the simulation.
     """
-    example = _resized(example_input(bundle), size)
+    example = example_input(bundle, size)
     network, qnet = load_networks(bundle, scheme, example)
     on_gpu = backend == "tensorrt"
     x = example.cuda() if on_gpu else example
@@ -73,9 +73,21 @@ def measure_bundle(
             built[name] = engine, time.monotonic() - started, _folder_mb(path)
         torch_network = compile_network(network.to(x.device), "torch", x, folder, threads=threads)
         latency_ms = time_in_turns({TORCH: torch_network} | {name: each[0] for name, each in built.items()}, x, repeats)
-    fp32 = next(iter(built))
-    rows = [EngineTiming(TORCH, "fp32", latency_ms[TORCH], latency_ms[fp32] / latency_ms[TORCH], *[None] * 4, 0)]
-    rows += [_row(name, backend, latency_ms[name], latency_ms[fp32], *each) for name, each in built.items()]
+    fp32_ms = latency_ms[next(iter(built))]
+    rows = [
+        EngineTiming(
+            engine=TORCH,
+            kind="fp32",
+            latency_ms=latency_ms[TORCH],
+            speedup=fp32_ms / latency_ms[TORCH],
+            size_mb=None,
+            build_s=None,
+            worst_share=None,
+            relative_rms=None,
+            left_float=0,
+        )
+    ]
+    rows += [_row(name, backend, latency_ms[name], fp32_ms, *each) for name, each in built.items()]
     return EngineTimings(
         bundle=bundle.name,
         backend=backend,
@@ -84,7 +96,7 @@ def measure_bundle(
         threads=None if on_gpu else threads or torch.get_num_threads(),
         input_shape=list(example.shape),
         repeats=repeats,
-        weights="trained" if (bundle.folder / MODEL).is_file() else "random",
+        weights=weights_kind(bundle),
         published=read_metadata(bundle.folder).get("published", []),
         engines=rows,
         versions=versions(),
@@ -100,7 +112,6 @@ def _possible(backend: str) -> dict[str, tuple[str, str]]:
 def _row(
     name: str, backend: str, latency_ms: float, fp32_ms: float, engine: nn.Module, build_s: float, size_mb: float
 ) -> EngineTiming:
-    check = engine.record.network_check
     return EngineTiming(
         engine=name,
         kind=ENGINES[backend][name][0],
@@ -109,19 +120,9 @@ def _row(
         size_mb=size_mb,
         build_s=build_s,
         worst_share=engine.record.layer_check.get("worst_share"),
-        relative_rms=check["difference"] / check["output"] if check else None,
+        relative_rms=engine.record.relative_rms,
         left_float=len(engine.record.float_layers),
     )
-
-
-def _resized(example: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    axes = example.dim() - 2
-    if len(size) not in (0, 1, axes) or any(voxels < 1 for voxels in size):
-        raise InputError(f"size must be one number or {axes}, all positive; got {' '.join(map(str, size))}")
-    if not size:
-        return example
-    shape = (*example.shape[:2], *(size if len(size) > 1 else size * axes))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _folder_mb(path: Path) -> float:

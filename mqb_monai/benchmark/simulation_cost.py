@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from mqb_monai.benchmark.timing import times_in_turns
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize
 from mqb_monai.quantization.compiled import fused_kernels
@@ -61,14 +61,14 @@ def build_unetr(size: int) -> nn.Module:
 NETWORKS = {"nnunet": build_nnunet, "unetr": build_unetr}
 
 
-def candidates(network: nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
+def candidates(network: nn.Module, x: torch.Tensor) -> dict[str, Callable]:
     """One forward pass each of FP32, of every scheme, and of ModelOpt where installed.
 
     A scheme on the CPU is there twice, with compiled and with eager kernels; on a GPU torch's own are used.
     """
 
-    def forward(net: nn.Module, fused: bool = True) -> Callable[[], object]:
-        def run():
+    def forward(net: nn.Module, fused: bool = True) -> Callable:
+        def run(x):
             with torch.no_grad(), fused_kernels(fused):
                 return net(x)
 
@@ -97,20 +97,6 @@ def modelopt_network(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
     return mtq.quantize(copy.deepcopy(network), mtq.INT8_DEFAULT_CFG, lambda net: net(x)).eval()
 
 
-def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every call, ``repeats`` each, interleaved; one more beforehand warms up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module."""
     parser = argparse.ArgumentParser(prog="simulation_cost", description=__doc__.splitlines()[0])
@@ -129,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")  # third-party imports, and layers that never run
     network = NETWORKS[options.network](options.size).eval().to(options.device)
     x = torch.randn(1, 1, *[options.size] * 3).to(options.device)
-    times = measure(candidates(network, x), options.repeats)
+    times = times_in_turns(candidates(network, x), x, options.repeats)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     device = torch.cuda.get_device_name() if x.is_cuda else f"{options.threads} threads"
     print(

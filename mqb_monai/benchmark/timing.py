@@ -12,7 +12,12 @@ WARM_UPS = 3  # of a GPU, whose libraries choose their kernels at first; a CPU n
 
 
 def time_in_turns(networks: Mapping[str, Callable], x: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Median milliseconds of every network on ``x`` ``(B, C, H, W, D)``, once per turn, after turns that warm up.
+    """Median milliseconds of every network, as :func:`times_in_turns`."""
+    return {name: statistics.median(values) for name, values in times_in_turns(networks, x, repeats).items()}
+
+
+def times_in_turns(networks: Mapping[str, Callable], x: torch.Tensor, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of every network on ``x`` ``(B, C, H, W, D)``, once per turn, after turns that warm up.
 
     In turns, so that a busy machine slows all of them alike. CUDA events time what a GPU does, the wall clock a CPU.
     """
@@ -24,7 +29,7 @@ def time_in_turns(networks: Mapping[str, Callable], x: torch.Tensor, repeats: in
                 milliseconds = timed(network, x)
                 if turn >= warm_ups:
                     times[name].append(milliseconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def _on_cpu(network: Callable, x: torch.Tensor) -> float:

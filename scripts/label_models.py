@@ -13,10 +13,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-from mqb_monai.data.safe_zip import check_members
+from mqb_monai.bundle.catalog import MODEL
+from mqb_monai.bundle.pack import pack_bundle
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.packing import pack_bundle
-from mqb_monai.records.collection import MODEL
+from mqb_monai.system.safe_zip import check_members
 
 DIST = Path(__file__).resolve().parents[1] / "dist"
 SCHEME = "w8a8_engine"
@@ -27,7 +27,7 @@ def bundle_zip(bundle: str) -> Path:
     """The zip of a bundle: itself, or packed into ``dist``.
 
     Raises:
-        InputError: as :func:`mqb_monai.handlers.packing.pack_bundle`.
+        InputError: as :func:`mqb_monai.bundle.pack.pack_bundle`.
     """
     if bundle.endswith(".zip"):
         return Path(bundle)

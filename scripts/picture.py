@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
+from mqb_monai.bundle.engines import build_network
 from mqb_monai.data.datalist import load_datalist
-from mqb_monai.data.weights import load_weights
-from mqb_monai.handlers.engine import build_network
-from mqb_monai.handlers.scores import label_map
+from mqb_monai.evaluation.scores import label_map
 from mqb_monai.metrics import dice, mean_score
-from mqb_monai.records.files import atomic_path
+from mqb_monai.system.files import atomic_path
+from mqb_monai.weights.state_dict import load_weights
 
 try:
     from matplotlib import colormaps

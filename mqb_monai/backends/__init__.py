@@ -29,9 +29,9 @@ __all__ = ["BACKENDS", "FLOAT_PART", "PRECISIONS", "backend_module", "compile_ne
 # Name -> the module whose compile_network() builds it.
 BACKENDS = {
     "torch": "mqb_monai.backends.torch_network",
-    "openvino": "mqb_monai.backends.openvino",
-    "onnx": "mqb_monai.backends.onnx_qdq",
-    "tensorrt": "mqb_monai.backends.tensorrt",
+    "openvino": "mqb_monai.backends.openvino.backend",
+    "onnx": "mqb_monai.backends.onnx.backend",
+    "tensorrt": "mqb_monai.backends.tensorrt.backend",
 }
 # Backend -> in what its float part computes.
 PRECISIONS = {

@@ -42,7 +42,7 @@ class EngineRecord:
         float_layers: quantized layers that do not run as integers here.
         layer_check: ``layers``, ``required_share``, ``worst_layer``, ``worst_share``, ``max_steps``; empty for a float
             network.
-        network_check: as :func:`mqb_monai.backends.network_agreement.check_network`; empty for a float network.
+        network_check: as :func:`mqb_monai.backends.network_check.check_network`; empty for a float network.
         versions: of the software.
     """
 

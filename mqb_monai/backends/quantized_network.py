@@ -11,8 +11,8 @@ from torch import nn
 
 from mqb_monai.backends import backend_module, compile_network
 from mqb_monai.errors import InputError
-from mqb_monai.quantization.checkpoint import restore_quantized
-from mqb_monai.quantization.checkpoint_file import payload_of_state
+from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
+from mqb_monai.quantization.checkpoint.file import payload_of_state
 
 _COMPILING = threading.Lock()  # one engine at a time in a process: copies of a network share the engine's folder
 

@@ -51,9 +51,9 @@ def run(
         retries: Ray, how often a cell is tried again whose worker died.
         root: the folder of bundles; ./bundles where it is not given, else the repository's own.
     """
-    from mqb_monai.benchmark.cell_records import Settings
-    from mqb_monai.benchmark.cells import expand_grid
-    from mqb_monai.benchmark.grid import run_grid
+    from mqb_monai.evaluation.settings import Settings
+    from mqb_monai.study.cells import expand_grid
+    from mqb_monai.study.grid import run_grid
 
     execute = _engine(engine, address, {"cpus": cpus, "gpus": gpus, "memory_gib": memory_gib, "retries": retries})
     grid = expand_grid(as_list(bundles), as_list(schemes), as_list(backends), data, split, root or None)
@@ -72,7 +72,7 @@ def _engine(engine: str, address: str, resources: dict[str, Any]) -> Callable | 
         return None
     if engine != "ray":
         raise InputError(f"--engine {engine} is not known; choose local or ray.")
-    from mqb_monai.benchmark.ray_engine import Resources, run_on_ray
+    from mqb_monai.study.ray_runner import Resources, run_on_ray
 
     needs = Resources(**resources)
     return lambda grid, settings: run_on_ray(grid, settings, needs, address)
@@ -100,7 +100,7 @@ def table(*, out: str, format: str = "text", per: str = "cell") -> None:
         per: cell, or scheme: one score for each scheme over all bundles, with its parts.
     """
     from mqb_monai.records.cell import read_cells
-    from mqb_monai.records.cell_table import format_records
+    from mqb_monai.records.tables.cells import format_records
 
     print(format_records(read_cells(out), format, per))
 

@@ -12,7 +12,7 @@ def list_command(*, root: str = "") -> None:
     Args:
         root: the folder of bundles; ./bundles where it is not given, else the repository's own.
     """
-    from mqb_monai.records.collection import format_collection, list_bundles
+    from mqb_monai.bundle.catalog import format_collection, list_bundles
 
     print(format_collection(list_bundles(root or None)))
 
@@ -29,7 +29,7 @@ def pack(*, bundle: str, scheme: str = "", out: str = "dist", repo: str = "", ro
         repo: OWNER/REPO/TAG of the GitHub release that will hold the zip, for the entry's source.
         root: the folder of bundles; ./bundles where it is not given, else the repository's own.
     """
-    from mqb_monai.handlers.packing import pack_bundle
+    from mqb_monai.bundle.pack import pack_bundle
 
     packed = pack_bundle(bundle, scheme, out, repo, root or None)
     print(f"wrote {packed.path} ({packed.size:,} bytes) and its entry in {packed.model_info}")

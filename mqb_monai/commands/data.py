@@ -17,7 +17,7 @@ def phantom(*, out: str, num: int = 20, seed: int = 0) -> None:
         num: number of cases.
         seed: of the random generator.
     """
-    from mqb_monai.data.phantom import write_phantoms
+    from mqb_monai.data.phantom.dataset import write_phantoms
 
     print(f"wrote {write_phantoms(out, num, seed)}")
 
@@ -30,7 +30,7 @@ def hippocampus(*, out: str, src: str = "") -> None:
         out: the folder to make.
         src: the unpacked public folder Task04_Hippocampus; downloaded where it is not given.
     """
-    from mqb_monai.data.hippocampus import write_hippocampus
+    from mqb_monai.data.datasets.hippocampus import write_hippocampus
 
     print(f"wrote {write_hippocampus(out, src or None)}")
 
@@ -43,7 +43,7 @@ def btcv(*, src: str, out: str) -> None:
         src: the unpacked folder RawData, the folder that holds it, or RawData.zip.
         out: the folder to make.
     """
-    from mqb_monai.data.btcv import write_btcv
+    from mqb_monai.data.datasets.btcv import write_btcv
 
     _print_lists(write_btcv(out, src))
 
@@ -56,7 +56,7 @@ def abdomenatlas(*, src: str, out: str) -> None:
         src: the unpacked folder with BDMAP_00000001 and so on, or the folder that holds it.
         out: the folder to make.
     """
-    from mqb_monai.data.abdomenatlas import write_abdomenatlas
+    from mqb_monai.data.datasets.abdomenatlas import write_abdomenatlas
 
     _print_lists(write_abdomenatlas(out, src))
 
@@ -69,7 +69,7 @@ def wholebrain(*, src: str, out: str) -> None:
         src: the folder with images and labels, or the folder that holds it.
         out: the folder to make.
     """
-    from mqb_monai.data.wholebrain import write_wholebrain
+    from mqb_monai.data.datasets.wholebrain import write_wholebrain
 
     _print_lists(write_wholebrain(out, src))
 
@@ -82,7 +82,7 @@ def totalsegmentator(*, src: str, out: str) -> None:
         src: the unpacked folder with meta.csv, or the folder that holds it.
         out: the folder to make.
     """
-    from mqb_monai.data.totalsegmentator import write_totalsegmentator
+    from mqb_monai.data.datasets.totalsegmentator import write_totalsegmentator
 
     _print_lists(write_totalsegmentator(out, src))
 

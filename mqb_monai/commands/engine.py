@@ -14,9 +14,9 @@ def lint(file: str) -> None:
     Args:
         file: the model.onnx.
     """
-    from mqb_monai.backends.onnx_file import read_model
-    from mqb_monai.backends.qdq_graph import DQ
-    from mqb_monai.backends.qdq_lint import ERROR, lint_model
+    from mqb_monai.backends.onnx.file import read_model
+    from mqb_monai.backends.qdq_lint.graph import DQ
+    from mqb_monai.backends.qdq_lint.lint import ERROR, lint_model
 
     model = read_model(file)
     findings = lint_model(model)
@@ -42,8 +42,8 @@ def check(*, bundles: str = "*", scheme: str = "w8a8_engine", max_parameters_m: 
         max_parameters_m: leave out networks of more than so many million parameters.
         root: the folder of bundles; ./bundles where it is not given, else the repository's own.
     """
-    from mqb_monai.benchmark.engine_check import HEADER, check_bundle, chosen_bundles, table_row
-    from mqb_monai.records.text_table import markdown_head, markdown_row
+    from mqb_monai.records.tables.text import markdown_head, markdown_row
+    from mqb_monai.study.engine_check import HEADER, check_bundle, chosen_bundles, table_row
 
     chosen, failed = chosen_bundles(bundles, max_parameters_m, root or None), []
     print(markdown_head(HEADER))

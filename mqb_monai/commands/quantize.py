@@ -33,7 +33,7 @@ def quantize(
         exclude: name patterns of layers to leave in floating point, as 'model.0.*,*.residual'.
         out: the folder to write to; models/quantized of the bundle where it is not given.
     """
-    from mqb_monai.handlers.bundle_quantization import quantize_bundle
+    from mqb_monai.bundle.quantize import quantize_bundle
 
     result = quantize_bundle(
         bundle,

@@ -19,8 +19,8 @@ def import_weights_command(*, bundle: str, src: str, merging: str = "", wrapper:
         merging: legacy (trained with MONAI before 1.5) or current, for a SwinUNETR checkpoint that does not tell.
         wrapper: entry of the file to take the weights from, as ema_model_state_dict; chosen where it is not given.
     """
-    from mqb_monai.handlers.weights_import import import_weights
-    from mqb_monai.records.collection import find_bundle
+    from mqb_monai.bundle.catalog import find_bundle
+    from mqb_monai.bundle.import_weights import import_weights
 
     _print_import(import_weights(find_bundle(bundle).folder, src, merging, wrapper))
 
@@ -32,8 +32,8 @@ def download(*, bundle: str) -> None:
     Args:
         bundle: a name of the collection, or a bundle's folder.
     """
-    from mqb_monai.data.large_files import fetch_large_files
-    from mqb_monai.records.collection import find_bundle
+    from mqb_monai.bundle.catalog import find_bundle
+    from mqb_monai.weights.large_files import fetch_large_files
 
     for path, state in fetch_large_files(find_bundle(bundle).folder, progress=True):
         print(f"{path}: {state}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.files import atomic_path
+from mqb_monai.system.files import atomic_path
 
 SPLITS = ("training", "validation", "calibration", "test")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from mqb_monai.data.checks import check_label_values, check_same_affine, check_same_shape, check_spatial_shape
 from mqb_monai.data.label_tables import class_names
+from mqb_monai.data.transforms import check_label_values, check_same_affine, check_same_shape, check_spatial_shape
 from mqb_monai.errors import InputError
 
 

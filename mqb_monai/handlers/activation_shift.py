@@ -12,13 +12,13 @@ from torch import nn
 from tqdm import tqdm
 
 from mqb_monai.analysis.activation_shift import ShiftObserver
+from mqb_monai.analysis.cases import analysis_cases, checkpoint_sha256
 from mqb_monai.analysis.lockstep import Lockstep
-from mqb_monai.handlers.analysis_cases import analysis_cases, checkpoint_sha256
-from mqb_monai.handlers.engine import simulated_network
+from mqb_monai.bundle.engines import simulated_network
 from mqb_monai.quantization import get_scheme, quantized_layers, weights_sha256
 from mqb_monai.records.activation_shift import ShiftRecord, shift_path, write_shift
-from mqb_monai.records.shift_table import format_shift
-from mqb_monai.records.versions import versions
+from mqb_monai.records.tables.activation_shift import format_shift
+from mqb_monai.system.versions import versions
 
 
 class ActivationShiftStudy:

@@ -13,9 +13,9 @@ from monai.data import decollate_batch
 from monai.engines import IterationEvents
 from torch import nn
 
-from mqb_monai.backends.network_agreement import perturbed
-from mqb_monai.handlers.engine import simulated_network
-from mqb_monai.handlers.scores import label_map
+from mqb_monai.backends.network_check import perturbed
+from mqb_monai.bundle.engines import simulated_network
+from mqb_monai.evaluation.scores import label_map
 from mqb_monai.metrics import dice, mean_score
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 
@@ -35,7 +35,7 @@ class AgreementHandler:
     - ``logit_rms`` and ``logit_rms_fp32``: root mean square of the logit difference engine - simulation, and
       simulation - FP32,
     - ``logit_rms_floor``: the same between the simulation and itself with all weights off by a millionth
-      (:func:`~mqb_monai.backends.network_agreement.perturbed`), as much as float32 sums in another order differ. A last
+      (:func:`~mqb_monai.backends.network_check.perturbed`), as much as float32 sums in another order differ. A last
       bit tips a rounding, which tips others in the next layer: no engine can be expected to come closer than this,
     - ``dice_difference``: mean DSC of the engine minus that of the simulation, on the same cases.
 

@@ -18,7 +18,7 @@ from mqb_monai.quantization import (
     get_scheme,
     save_quantized,
 )
-from mqb_monai.records.memory import PeakMemory
+from mqb_monai.system.memory import PeakMemory
 
 
 class CalibrationHandler:

@@ -14,8 +14,8 @@ from ignite.engine import Engine, Events
 from mqb_monai.handlers.scores import SurfaceDiceHandler
 from mqb_monai.metrics import mean_score
 from mqb_monai.records.evaluation import CaseScore, EvaluationSummary, write_evaluation
-from mqb_monai.records.memory import PeakMemory
-from mqb_monai.records.versions import versions
+from mqb_monai.system.memory import PeakMemory
+from mqb_monai.system.versions import versions
 
 
 class RecordsHandler:

@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 
+from mqb_monai.evaluation.scores import label_map
 from mqb_monai.metrics import dice, mean_score, surface_dice
 
 
@@ -81,8 +82,3 @@ class SurfaceDiceHandler(ScoreHandler):
         return surface_dice(
             label_map(pred), label_map(label), self.num_classes, spacing_mm, self.tolerance_mm, self.use_subvoxels
         )
-
-
-def label_map(tensor: torch.Tensor) -> torch.Tensor:
-    """Return ``(1, H, W, D)`` labels, MetaTensor or not, as a plain integer tensor ``(H, W, D)`` on the CPU."""
-    return torch.as_tensor(tensor)[0].cpu().to(torch.int16)

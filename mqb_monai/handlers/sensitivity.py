@@ -13,6 +13,7 @@ from monai.data import DataLoader, decollate_batch
 from torch import nn
 from tqdm import tqdm
 
+from mqb_monai.analysis.cases import AnalysisCase, analysis_cases, checkpoint_sha256
 from mqb_monai.analysis.layer_groups import describe_layer, group_layers
 from mqb_monai.analysis.replay import ReplayedNetwork
 from mqb_monai.analysis.sensitivity import (
@@ -24,9 +25,8 @@ from mqb_monai.analysis.sensitivity import (
     output_error,
 )
 from mqb_monai.analysis.variants import Variant, cumulative_variants, single_variants
-from mqb_monai.handlers.analysis_cases import AnalysisCase, analysis_cases, checkpoint_sha256
-from mqb_monai.handlers.engine import simulated_network
-from mqb_monai.handlers.scores import label_map
+from mqb_monai.bundle.engines import simulated_network
+from mqb_monai.evaluation.scores import label_map
 from mqb_monai.metrics import dice
 from mqb_monai.quantization import get_scheme, weights_sha256
 from mqb_monai.records.sensitivity import (
@@ -37,8 +37,8 @@ from mqb_monai.records.sensitivity import (
     sensitivity_path,
     write_sensitivity,
 )
-from mqb_monai.records.sensitivity_table import format_sensitivity
-from mqb_monai.records.versions import versions
+from mqb_monai.records.tables.sensitivity import format_sensitivity
+from mqb_monai.system.versions import versions
 
 SAVE_INTERVAL_S = 10
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from ignite.engine import Engine
 from monai.data import partition_dataset
 
+from mqb_monai.bundle.entry_point import entry_point
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.records import RecordsHandler
-from mqb_monai.handlers.workflow import entry_point
 
 ABSENT = object()
 

@@ -8,11 +8,12 @@ layers), :mod:`swap` (which and where), :mod:`operations` (additions, concatenat
 """
 
 from mqb_monai.quantization.calibrate import Calibration, CalibrationHooks, attach_observers, calibrate
-from mqb_monai.quantization.checkpoint import load_quantized, save_quantized
+from mqb_monai.quantization.checkpoint.checkpoint import load_quantized, save_quantized
+from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
 from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode
-from mqb_monai.quantization.operation_points import OperationPoint, operation_points
-from mqb_monai.quantization.quantize_points import QuantizePoint, quantize_points
+from mqb_monai.quantization.operations.points import OperationPoint, operation_points
+from mqb_monai.quantization.operations.quantize_points import QuantizePoint, quantize_points
 from mqb_monai.quantization.quantizer import (
     NotCalibratedWarning,
     OutsideLayerWarning,
@@ -23,7 +24,6 @@ from mqb_monai.quantization.quantizer import (
 )
 from mqb_monai.quantization.scheme import SCHEMES, LayerSpec, QuantSpec, Scheme, get_scheme
 from mqb_monai.quantization.swap import find_layers
-from mqb_monai.quantization.weights import weights_sha256
 
 __all__ = [
     "QUANTIZED",

@@ -12,8 +12,8 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
 from mqb_monai.quantization.observers import OBSERVERS
-from mqb_monai.quantization.operation_observers import OperationObservers, OperationQparams
-from mqb_monai.quantization.products import Product, count_products
+from mqb_monai.quantization.operations.observers import OperationObservers, OperationQparams
+from mqb_monai.quantization.operations.products import Product, count_products
 from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
 from mqb_monai.quantization.swap import Layer, find_layers, name_layer, select_layers
 

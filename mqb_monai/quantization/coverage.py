@@ -11,7 +11,7 @@ from torch import nn
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import inference_only, network_device
-from mqb_monai.quantization.products import Product, count_products
+from mqb_monai.quantization.operations.products import Product, count_products
 from mqb_monai.quantization.swap import find_layers, select_layers
 
 
@@ -38,7 +38,7 @@ class Coverage:
     def of(
         cls, products: Mapping[Product, int], quantized: Iterable[str], quantized_attention: Iterable[str] = ()
     ) -> Coverage:
-        """Sort what :func:`~mqb_monai.quantization.products.count_products` yielded.
+        """Sort what :func:`~mqb_monai.quantization.operations.products.count_products` yielded.
 
         Args:
             products: may be empty.

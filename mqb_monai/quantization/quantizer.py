@@ -14,16 +14,16 @@ from torch import nn
 from mqb_monai import __version__
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import Calibration, calibrate
+from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
 from mqb_monai.quantization.coverage import Coverage
 from mqb_monai.quantization.layer_weight import quantize_weight
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
-from mqb_monai.quantization.operation_forward import add_operation_points
-from mqb_monai.quantization.operation_points import operation_points
-from mqb_monai.quantization.operations import modules_with_products
-from mqb_monai.quantization.products import Product
+from mqb_monai.quantization.operations.forward import add_operation_points
+from mqb_monai.quantization.operations.points import operation_points
+from mqb_monai.quantization.operations.products import Product
+from mqb_monai.quantization.operations.replace import modules_with_products
 from mqb_monai.quantization.scheme import LayerSpec, Scheme
 from mqb_monai.quantization.swap import name_layer, parent_type, replace_modules
-from mqb_monai.quantization.weights import weights_sha256
 
 
 class NotCalibratedWarning(UserWarning):
@@ -47,7 +47,8 @@ class QuantizationRecord:
         left_out: layers that stay float by choice or because they must, and why.
         not_calibrated: layers that stay float because they saw no data.
         versions: of this package, torch and Python.
-        weights_sha256: of the FP32 weights it came from (:func:`~mqb_monai.quantization.weights.weights_sha256`).
+        weights_sha256: of the FP32 weights it came from
+            (:func:`~mqb_monai.quantization.checkpoint.fingerprint.weights_sha256`).
         changes: what an algorithm did beyond rounding, for the reader.
         coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
             multiply-adds that is quantized, and by name what stays float outside of layers.

@@ -90,7 +90,7 @@ class Scheme:
         linear_input: input of linear layers, ``(..., C)``.
         linear_weight: their weight ``(C_out, C_in)``.
         operations: operands of residual additions, of concatenations and of products of two activations
-            (:mod:`~mqb_monai.quantization.operation_observers` says which); None leaves them float.
+            (:mod:`~mqb_monai.quantization.operations.observers` says which); None leaves them float.
 
     Raises:
         InputError: a granularity that such a tensor cannot have.

@@ -82,7 +82,7 @@ class Provenance:
         weights_sha256: of the FP32 weights that were run or quantized.
         scheme_spec: the scheme's fields (:class:`mqb_monai.quantization.Scheme`); empty for a float scheme.
         seeds: what was random, and its seed.
-        versions: of the software, as :func:`mqb_monai.records.versions.versions`.
+        versions: of the software, as :func:`mqb_monai.system.versions.versions`.
     """
 
     command: str

@@ -14,7 +14,7 @@ from typing import Any
 from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation import write_json
 from mqb_monai.records.published import published_rows
-from mqb_monai.records.text_table import align
+from mqb_monai.records.tables.text import align
 from mqb_monai.records.versioned import REMEDY, read_versioned
 
 FORMAT, FORMAT_VERSION = "mqb_monai.engine_timings", 1

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mqb_monai.records.files import atomic_path
+from mqb_monai.system.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from mqb_monai.errors import InputError
 from mqb_monai.records.cell import cell_folder, read_errors
 from mqb_monai.records.evaluation import write_json
-from mqb_monai.records.lock import lock_owner
 from mqb_monai.records.versioned import read_versioned
+from mqb_monai.system.lock import lock_owner
 
 FORMAT, FORMAT_VERSION = "mqb_monai.grid", 1
 

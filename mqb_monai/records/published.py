@@ -13,8 +13,8 @@ from importlib import resources
 from typing import Any
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.table import relative_drop
-from mqb_monai.records.text_table import markdown_head, markdown_row
+from mqb_monai.records.tables.evaluations import relative_drop
+from mqb_monai.records.tables.text import markdown_head, markdown_row
 
 STUDIES = ("medquanbench", "medptq")
 _BITS = {"INT W8A8": "w8a8", "INT W4A4": "w4a4"}
@@ -79,7 +79,7 @@ def _table(pair: dict[str, Any]) -> str:
         raise InputError(f"{study} has no row with {pair}: look into mqb_monai/records/{study}.json.")
     if study == "medptq":
         caption = (
-            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai.benchmark.engines "
+            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai.study.engine_timings "
             "--backend tensorrt --bundles` and this bundle's name print ms and MB for the empty columns, the command "
             "above the DSC):"
         )

@@ -16,8 +16,6 @@ from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import score_schemes
 from mqb_monai.records.cell import REFERENCE, CellRecord
 from mqb_monai.records.engine_timings import published_engine
-from mqb_monai.records.files import atomic_path
-from mqb_monai.records.versions import versions
 from mqb_monai.report import published
 from mqb_monai.report.charts import VEGA_LITE, Figure, case_figure, organ_figure, styled, tradeoff_figures
 from mqb_monai.report.overlays import JUDGEMENTS, CasePictures, case_pictures, data_uri
@@ -26,6 +24,8 @@ from mqb_monai.report.runs import Runs, read_runs
 from mqb_monai.report.scores import group_cells, leaderboard_rows
 from mqb_monai.report.sensitivity_charts import sensitivity_figures
 from mqb_monai.report.shift_charts import shift_figures
+from mqb_monai.system.files import atomic_path
+from mqb_monai.system.versions import versions
 
 PAGE = "index.html"
 

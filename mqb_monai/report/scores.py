@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mqb_monai.records.cell import REFERENCE, CellRecord
-from mqb_monai.records.cell_table import median_case_seconds
+from mqb_monai.records.tables.cells import median_case_seconds
 
 Row = dict[str, Any]
 

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mqb_monai.backends.onnx_file import import_onnx, read_model
+from mqb_monai.backends.onnx.file import import_onnx, read_model
+from mqb_monai.bundle.engines import engine_folder
+from mqb_monai.bundle.folder import checked_root
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.bundle_folder import checked_root
-from mqb_monai.handlers.engine import engine_folder
-from mqb_monai.records.files import atomic_path
+from mqb_monai.system.files import atomic_path
 
 TEMPLATE = Path(__file__).resolve().parent / "triton" / "config.pbtxt"
 TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16"}

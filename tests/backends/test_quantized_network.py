@@ -12,7 +12,7 @@ from mqb_monai.backends import compile_network
 from mqb_monai.backends.quantized_network import QuantizedNetwork
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize, save_quantized
-from mqb_monai.quantization.checkpoint_file import FORMAT, read_checkpoint, state_of_payload
+from mqb_monai.quantization.checkpoint.file import FORMAT, read_checkpoint, state_of_payload
 
 SHAPE = (1, 1, 12, 8, 8)
 

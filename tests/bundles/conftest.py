@@ -21,8 +21,8 @@ import monai.utils
 import torch
 from monai.bundle import ConfigParser
 
-from mqb_monai.data.phantom import write_phantoms
-from mqb_monai.data.weights import save_weights
+from mqb_monai.data.phantom.dataset import write_phantoms
+from mqb_monai.weights.state_dict import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if path.is_dir() and not path.name.startswith("_"))

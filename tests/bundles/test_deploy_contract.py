@@ -24,8 +24,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform
 from torch import nn
 
+from mqb_monai.bundle.pack import pack_bundle
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.packing import pack_bundle
 
 FILE_TRANSFORMS = ("LoadImage", "SaveImage")
 pytestmark = [

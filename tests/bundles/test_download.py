@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from mqb_monai.handlers.packing import pack_bundle
+from mqb_monai.bundle.pack import pack_bundle
 
 NAME = "nnunet_phantom"
 PRED = "phantom_003_seg.nii.gz"

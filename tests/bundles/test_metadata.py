@@ -9,8 +9,8 @@ import pytest
 from monai.bundle import ConfigParser, verify_metadata
 from monai.bundle.properties import MetaProperties
 
+from mqb_monai.bundle.catalog import describe_bundle
 from mqb_monai.data.label_tables import class_names
-from mqb_monai.records.collection import describe_bundle
 
 SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 ZOO_KEYS = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import monai.bundle
 import pytest
 
-from mqb_monai.data.phantom import write_phantoms
+from mqb_monai.data.phantom.dataset import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
 HIPPOCAMPUS = ROOT.parent / "shared" / "data" / "hippocampus"

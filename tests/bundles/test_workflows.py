@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from mqb_monai.data.weights import read_state_dict
 from mqb_monai.metrics import dice
-from mqb_monai.quantization.checkpoint_file import read_checkpoint
+from mqb_monai.quantization.checkpoint.file import read_checkpoint
 from mqb_monai.records.activation_shift import read_shift
 from mqb_monai.records.sensitivity import read_sensitivity
+from mqb_monai.weights.state_dict import read_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY_KEYS = (

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from mqb_monai import cli
+from mqb_monai.bundle import quantize as bundle_quantization
 from mqb_monai.cli import main
 from mqb_monai.commands.quantize import as_list
-from mqb_monai.handlers import bundle_quantization
 
 
 @pytest.fixture

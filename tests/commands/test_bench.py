@@ -12,8 +12,8 @@ NEEDED = {"bundles": "nnunet_*,unetr", "schemes": "fp32,w8a8_*", "data": "data",
 def calls(monkeypatch, tmp_path):
     """What the command passes on, in the place of running a grid."""
     seen = {}
-    monkeypatch.setattr("mqb_monai.benchmark.cells.expand_grid", lambda *words: seen.update(expand=words) or "grid")
-    monkeypatch.setattr("mqb_monai.benchmark.grid.run_grid", lambda *words: seen.update(run=words))
+    monkeypatch.setattr("mqb_monai.study.cells.expand_grid", lambda *words: seen.update(expand=words) or "grid")
+    monkeypatch.setattr("mqb_monai.study.grid.run_grid", lambda *words: seen.update(run=words))
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -29,7 +29,7 @@ def test_run_splits_lists_and_passes_on_what_was_typed(calls, tmp_path, capsys):
 
 
 def test_run_on_ray_takes_the_resources_of_a_cell(calls, monkeypatch):
-    monkeypatch.setattr("mqb_monai.benchmark.ray_engine.run_on_ray", lambda *words: words)
+    monkeypatch.setattr("mqb_monai.study.ray_runner.run_on_ray", lambda *words: words)
     BENCH["run"](**NEEDED, engine="ray", address="auto", cpus=2, memory_gib=4)
     grid, settings, resources, address = calls["run"][3]("grid", "settings")
     assert (grid, settings, address, resources.cpus, resources.memory_gib) == ("grid", "settings", "auto", 2, 4)

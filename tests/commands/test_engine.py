@@ -68,8 +68,8 @@ def test_check_chooses_the_bundles_before_it_prints(capsys):
 
 
 def test_check_prints_a_row_for_each_bundle_and_exits_with_1_where_one_fails(capsys, monkeypatch):
-    from mqb_monai.benchmark import engine_check
-    from mqb_monai.benchmark.engine_check import EngineCheck
+    from mqb_monai.study import engine_check
+    from mqb_monai.study.engine_check import EngineCheck
 
     results = [
         EngineCheck("a", 1_500_000, "random", layers=3, layer_check={"worst_share": 0.99951, "worst_layer": "up"}),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mqb_monai.data.datasets.totalsegmentator import NOT_IN_V2
 from mqb_monai.data.label_tables import class_names
-from mqb_monai.data.phantom_anatomy import ORGANS
-from mqb_monai.data.totalsegmentator import NOT_IN_V2
+from mqb_monai.data.phantom.anatomy import ORGANS
 from mqb_monai.errors import InputError
 
 ZOO = Path(__file__).parents[2].parent / "shared" / "zoo" / "wholeBody_ct_segmentation" / "configs" / "metadata.json"

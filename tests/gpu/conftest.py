@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.backends.tensorrt_lane import missing_parts
+from mqb_monai.backends.tensorrt.libraries import missing_parts
 
 
 @pytest.fixture(autouse=True)

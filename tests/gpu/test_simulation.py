@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from mqb_monai.benchmark.simulation_cost import main
 from mqb_monai.quantization import SCHEMES, quantize
-from mqb_monai.quantization.quantize_points import quantize_points
+from mqb_monai.quantization.operations.quantize_points import quantize_points
+from scripts.measure.simulation_cost import main
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

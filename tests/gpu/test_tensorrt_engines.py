@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.agreement import REQUIRED_SHARE
-from mqb_monai.backends.tensorrt import load_engine
-from mqb_monai.backends.tensorrt_lane import gpu_name
+from mqb_monai.backends.layer_check import REQUIRED_SHARE
+from mqb_monai.backends.tensorrt.backend import load_engine
+from mqb_monai.backends.tensorrt.libraries import gpu_name
 from mqb_monai.quantization import quantize
 
 # What torch_tensorrt, ModelOpt and TensorRT warn of is theirs.

@@ -7,7 +7,8 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from mqb_monai.handlers.scores import DiceHandler, SurfaceDiceHandler, label_map
+from mqb_monai.evaluation.scores import label_map
+from mqb_monai.handlers.scores import DiceHandler, SurfaceDiceHandler
 
 NAN = float("nan")
 

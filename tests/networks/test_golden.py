@@ -11,8 +11,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from mqb_monai.benchmark.golden import GOLDEN, load_filled, read_golden, to_our_names, worst_difference
 from mqb_monai.errors import InputError
+from scripts.measure.golden import GOLDEN, load_filled, read_golden, to_our_names, worst_difference
 
 FOLDER = Path(__file__).parent / "golden"
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import Coverage, count_coverage
-from mqb_monai.quantization.products import Product
+from mqb_monai.quantization.operations.products import Product
 
 
 def test_count_coverage_by_hand(network, x):

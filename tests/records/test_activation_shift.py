@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from mqb_monai.errors import InputError
-from mqb_monai.records import shift_table
 from mqb_monai.records.activation_shift import (
     Histogram,
     LayerShift,
@@ -19,7 +18,8 @@ from mqb_monai.records.activation_shift import (
     summarize_outliers,
     write_shift,
 )
-from mqb_monai.records.shift_table import format_outliers, format_shift
+from mqb_monai.records.tables import activation_shift as shift_table
+from mqb_monai.records.tables.activation_shift import format_outliers, format_shift
 
 NAN = math.nan
 VALUES = ValueStatistics(-1.0, 2.0, 0.5, 0.7, 3.25, {"0.1": -0.9, "50": 0.4})

@@ -7,7 +7,7 @@ import pytest
 from mqb_monai.errors import InputError
 from mqb_monai.records.cell import CellError, cell_folder, write_cell, write_error
 from mqb_monai.records.grid import GridPlan, format_status, read_plans, write_plan
-from mqb_monai.records.lock import Lock
+from mqb_monai.system.lock import Lock
 
 
 def test_plans_of_several_commands_stand_beside_each_other(tmp_path):

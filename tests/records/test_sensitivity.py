@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from mqb_monai.errors import InputError
-from mqb_monai.records import sensitivity_table
 from mqb_monai.records.sensitivity import (
     SensitivityCost,
     SensitivityRecord,
@@ -19,7 +18,8 @@ from mqb_monai.records.sensitivity import (
     sensitivity_path,
     write_sensitivity,
 )
-from mqb_monai.records.sensitivity_table import format_sensitivity
+from mqb_monai.records.tables import sensitivity as sensitivity_table
+from mqb_monai.records.tables.sensitivity import format_sensitivity
 
 NAN = math.nan
 

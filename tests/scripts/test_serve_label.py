@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mqb_monai.handlers.packing import pack_bundle, write_zip
+from mqb_monai.bundle.pack import pack_bundle, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "serve_label.sh"

@@ -1,1 +1,0 @@
-"""Benchmarks: what a bundle costs on this machine."""

@@ -1,0 +1,99 @@
+"""Swapping what an evaluator runs: the FP32 network, its simulation under a scheme, or a compiled engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mqb_monai.backends import FLOAT_PART, backend_module, compile_network, refuse_precision
+from mqb_monai.backends.torch_network import TorchEngine
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import get_scheme, load_quantized
+from mqb_monai.quantization.scheme import FLOAT_SCHEMES
+
+
+def simulated_network(network: nn.Module, scheme: str, quantized_dir: str | Path) -> nn.Module:
+    """Return ``network`` as torch runs it under ``scheme``: itself, in 16 bits, or fake-quantized.
+
+    Args:
+        network: the FP32 network with its weights loaded.
+        scheme: ``fp32``, ``bf16``, ``fp16`` or a quantization scheme.
+        quantized_dir: holds ``<scheme>.pt``.
+
+    Raises:
+        InputError: an unknown scheme; a checkpoint that is absent (with the command that makes it) or does not fit.
+    """
+    if scheme == "fp32":
+        return network
+    if scheme in FLOAT_SCHEMES:
+        return TorchEngine(network, precision=scheme)
+    return load_quantized(network, quantized_checkpoint(quantized_dir, get_scheme(scheme).name))
+
+
+def quantized_checkpoint(quantized_dir: str | Path, name: str) -> Path:
+    """Return ``quantized_dir/<name>.pt``.
+
+    Raises:
+        InputError: it is absent; the command that makes it is named.
+    """
+    path = Path(quantized_dir) / f"{name}.pt"
+    if not path.is_file():
+        bundle = Path(quantized_dir).parent.parent
+        root = "" if bundle == Path() else f" --bundle_root {bundle}"
+        raise InputError(
+            f"scheme '{name}' has no checkpoint at {path}. Make it first: python -m monai.bundle run quantize "
+            f"--config_file {bundle / 'configs' / 'quantize.json'}{root} --scheme {name} --dataset_dir DIR"
+        )
+    return path
+
+
+def engine_folder(engines_dir: str | Path, scheme: str, backend: str) -> Path:
+    """Return where the engine of ``scheme`` on ``backend`` is kept: ``engines_dir/<scheme>-<backend>``."""
+    return Path(engines_dir) / f"{scheme}-{backend}"
+
+
+def build_network(
+    network: nn.Module,
+    scheme: str,
+    backend: str,
+    quantized_dir: str | Path,
+    engines_dir: str | Path,
+    input_shape: Sequence[int],
+    threads: int = 0,
+    example_input: torch.Tensor | None = None,
+    precision: str = "",
+) -> nn.Module:
+    """Return what runs ``network`` under ``scheme`` on ``backend``: a module for torch, else a compiled engine.
+
+    Args:
+        network: the FP32 network with its weights loaded.
+        scheme: ``fp32``, ``bf16``, ``fp16`` or a quantization scheme.
+        backend: ``torch``, ``openvino``, ``onnx`` or ``tensorrt``.
+        quantized_dir: holds ``<scheme>.pt``.
+        engines_dir: the engine is cached in ``<scheme>-<backend>/`` here.
+        input_shape: ``(B, C, H, W, D)`` of one call of the engine.
+        threads: of the engine; 0 leaves the choice to it.
+        example_input: what the engine's layers are compared with the simulation on, a cached engine's anew; noise
+            where None, and a cached engine is taken as it is.
+        precision: of the float part of a quantized network's engine, where another than the backend's own is wanted.
+
+    Raises:
+        InputError: as :func:`simulated_network`; an unknown backend; a scheme that the backend cannot run.
+    """
+    backend_module(backend)
+    if scheme in FLOAT_SCHEMES:
+        precision = scheme
+    precision = precision or FLOAT_PART.get(backend, "fp32")
+    refuse_precision(backend, precision)
+    if backend == "torch":
+        return simulated_network(network, scheme, quantized_dir)
+    simulated = network if scheme in FLOAT_SCHEMES else simulated_network(network, scheme, quantized_dir)
+    rebuild = example_input is not None
+    if example_input is None:
+        example_input = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
+    folder = engine_folder(engines_dir, scheme, backend)
+    options = {"precision": precision, "threads": threads or None, "rebuild": rebuild}
+    return compile_network(simulated, backend, example_input, folder, **options)

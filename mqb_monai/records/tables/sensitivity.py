@@ -1,0 +1,121 @@
+"""The tables of a sensitivity record, as text.
+
+python -m mqb_monai.records.tables.sensitivity RECORD.json [--rows 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from mqb_monai.errors import InputError
+from mqb_monai.records.sensitivity import SensitivityRecord, mean_scores, read_sensitivity
+from mqb_monai.records.tables.text import align
+
+_SINGLE = ("alone: error", "labels", "DSC drop", "left out: error", "DSC gain")
+LEGEND = (
+    "error: RMS of the logits' difference from FP32 over that of FP32's logits; labels: voxels whose class changes; "
+    "alone: only it is quantized; left out: all but it"
+)
+
+
+def format_sensitivity(record: SensitivityRecord, rows: int = 0) -> str:
+    """All tables of a record: layers by falling error when quantized alone, groups, and the incremental dequantization.
+
+    Args:
+        record: an unfinished one gives the tables of what there is.
+        rows: how many layers to show, 0 for all; the rest is counted.
+    """
+    means = mean_scores(record)
+    state = "" if record.finished else " (unfinished)"
+    parts = [
+        f"layer sensitivity of {record.bundle} under {record.scheme}, split {record.split}, "
+        f"{len(record.cases)} cases, {len(record.layers)} layers{state}",
+        LEGEND,
+        _whole(means),
+        _singles("layer", "kind", record.layers, means, rows),
+        _singles("group", "layers", {name: str(len(layers)) for name, layers in record.groups.items()}, means, 0),
+        _cumulative(record, means, rows),
+        _cost(record),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _whole(means: dict) -> str:
+    lines = [("network", "error", "labels", "DSC")]
+    for kind in ("fp32", "quantized"):
+        if (kind, "") in means:
+            mean = means[kind, ""]
+            lines.append((kind, _share(mean.logit_error), _share(mean.changed_labels), _number(mean.dice)))
+    return align(lines)
+
+
+def _singles(unit: str, note: str, names: dict[str, str], means: dict, rows: int) -> str:
+    known = [name for name in names if (f"quantize_{unit}", name) in means]
+    known.sort(key=lambda name: -_finite(means[f"quantize_{unit}", name].logit_error))
+    lines = [(unit, note, *_SINGLE)]
+    for name in known[: rows or None]:
+        alone, left_out = means[f"quantize_{unit}", name], means.get((f"dequantize_{unit}", name))
+        cells = [_share(alone.logit_error), _share(alone.changed_labels), _difference("fp32", alone, means, -1)]
+        if left_out is not None:
+            cells += [_share(left_out.logit_error), _difference("quantized", left_out, means, 1)]
+        lines.append((name, names[name], *cells, *("--",) * (len(_SINGLE) - len(cells))))
+    more = f"\n... and {len(known) - rows} more" if 0 < rows < len(known) else ""
+    return align(lines) + more if known else ""
+
+
+def _cumulative(record: SensitivityRecord, means: dict, rows: int) -> str:
+    steps = [name for name in record.cumulative_order if ("dequantize_cumulative", name) in means]
+    lines = [("float layers", "made float last", "error", "labels", "DSC")]
+    for count, name in enumerate(steps[: rows or None], start=1):
+        mean = means["dequantize_cumulative", name]
+        lines.append((str(count), name, _share(mean.logit_error), _share(mean.changed_labels), _number(mean.dice)))
+    more = f"\n... and {len(steps) - rows} more" if 0 < rows < len(steps) else ""
+    return align(lines) + more if steps else ""
+
+
+def _cost(record: SensitivityRecord) -> str:
+    cost = record.cost
+    if not cost.layer_forwards:
+        return ""
+    ratio = cost.layer_forwards_naive / cost.layer_forwards
+    wall = "" if math.isnan(cost.wall_ratio) else f"; on one patch {cost.wall_ratio:.2f} times as fast"
+    return (
+        f"{cost.layer_forwards:,} layer forwards instead of {cost.layer_forwards_naive:,} ({ratio:.2f} times fewer)"
+        f"{wall}; {cost.seconds:.0f} s in all"
+    )
+
+
+def _difference(reference: str, mean, means: dict, sign: int) -> str:
+    if (reference, "") not in means:
+        return "--"
+    return _number(sign * (mean.dice - means[reference, ""].dice) + 0.0)  # no minus in front of zero
+
+
+def _finite(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def _share(value: float) -> str:
+    return "--" if math.isnan(value) else f"{100 * value:.3f} %"
+
+
+def _number(value: float) -> str:
+    return "--" if math.isnan(value) else f"{value:.4f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("record", help="a file of sensitivity/<bundle>.<scheme>.json")
+    parser.add_argument("--rows", type=int, default=0, help="layers to show; 0 for all")
+    options = parser.parse_args(arguments)
+    try:
+        print(format_sensitivity(read_sensitivity(options.record), options.rows))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The engines of bundles on this machine, float and INT8: built, held against the simulation, timed in turns.
+
+    python -m mqb_monai.study.engine_timings --backend openvino|tensorrt [--bundles '*_hippocampus'] [--out RUNS]
+
+It needs no data and no trained weights: latency and size do not depend on them, and every INT8 layer is compared with
+its simulation on what a window of noise puts into it. Scores and whole volumes are the grid's (``bench run --backends
+tensorrt``). Milliseconds vary on shared machines: the ratios within a bundle are what counts. MedPTQ's figures stand
+beside those of TensorRT where a bundle is one of its pairs: on its GPU, which is another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mqb_monai.backends import compile_network
+from mqb_monai.backends.openvino.conversion import cpu_capabilities, cpu_name
+from mqb_monai.backends.tensorrt.libraries import gpu_name, import_lane
+from mqb_monai.bundle.catalog import BundleInfo, read_metadata
+from mqb_monai.errors import InputError
+from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table, write_timings
+from mqb_monai.study.engine_check import chosen_bundles, example_input, load_networks, weights_kind
+from mqb_monai.system.timing import time_in_turns
+from mqb_monai.system.versions import versions
+
+TORCH = "torch FP32"
+# Backend -> name of an engine -> its kind (``int8``: of the quantized network) and in what its float part computes.
+ENGINES = {
+    "openvino": {
+        "OpenVINO FP32": ("fp32", "fp32"),
+        "OpenVINO BF16": ("bf16", "bf16"),
+        "OpenVINO INT8": ("int8", "fp32"),
+        "OpenVINO INT8 + BF16": ("int8", "bf16"),
+    },
+    "tensorrt": {
+        "TensorRT FP32": ("fp32", "fp32"),
+        "TensorRT FP16": ("fp16", "fp16"),
+        "TensorRT INT8 + FP16": ("int8", "fp16"),
+    },
+}
+
+
+def measure_bundle(
+    bundle: BundleInfo, backend: str, scheme: str, repeats: int, size: Sequence[int] = (), threads: int | None = None
+) -> EngineTimings:
+    """Build the engines of one bundle in a temporary folder, and time them and torch in turns.
+
+    Args:
+        size: voxels per axis, or one number for a cube; the bundle's own window where it is empty.
+        threads: of the CPU; None for all.
+
+    Raises:
+        InputError: a size that does not fit, weights that do not, a scheme that integers cannot compute, an engine that
+            cannot be built or disagrees with the simulation.
+    """
+    example = example_input(bundle, size)
+    network, qnet = load_networks(bundle, scheme, example)
+    on_gpu = backend == "tensorrt"
+    x = example.cuda() if on_gpu else example
+    built: dict[str, tuple[nn.Module, float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (kind, precision) in _possible(backend).items():
+            started, path = time.monotonic(), Path(folder) / name
+            module = qnet if kind == "int8" else network
+            engine = compile_network(module, backend, example, path, precision=precision, threads=threads)
+            built[name] = engine, time.monotonic() - started, _folder_mb(path)
+        torch_network = compile_network(network.to(x.device), "torch", x, folder, threads=threads)
+        latency_ms = time_in_turns({TORCH: torch_network} | {name: each[0] for name, each in built.items()}, x, repeats)
+    fp32_ms = latency_ms[next(iter(built))]
+    rows = [
+        EngineTiming(
+            engine=TORCH,
+            kind="fp32",
+            latency_ms=latency_ms[TORCH],
+            speedup=fp32_ms / latency_ms[TORCH],
+            size_mb=None,
+            build_s=None,
+            worst_share=None,
+            relative_rms=None,
+            left_float=0,
+        )
+    ]
+    rows += [_row(name, backend, latency_ms[name], fp32_ms, *each) for name, each in built.items()]
+    return EngineTimings(
+        bundle=bundle.name,
+        backend=backend,
+        scheme=scheme,
+        device=gpu_name() if on_gpu else cpu_name(),
+        threads=None if on_gpu else threads or torch.get_num_threads(),
+        input_shape=list(example.shape),
+        repeats=repeats,
+        weights=weights_kind(bundle),
+        published=read_metadata(bundle.folder).get("published", []),
+        engines=rows,
+        versions=versions(),
+    )
+
+
+def _possible(backend: str) -> dict[str, tuple[str, str]]:
+    """The backend's engines, without BF16 on a CPU that does not compute in it."""
+    lacking = "bf16" if backend == "openvino" and "BF16" not in cpu_capabilities() else None
+    return {name: each for name, each in ENGINES[backend].items() if each[1] != lacking}
+
+
+def _row(
+    name: str, backend: str, latency_ms: float, fp32_ms: float, engine: nn.Module, build_s: float, size_mb: float
+) -> EngineTiming:
+    return EngineTiming(
+        engine=name,
+        kind=ENGINES[backend][name][0],
+        latency_ms=latency_ms,
+        speedup=fp32_ms / latency_ms,
+        size_mb=size_mb,
+        build_s=build_s,
+        worst_share=engine.record.layer_check.get("worst_share"),
+        relative_rms=engine.record.relative_rms,
+        left_float=len(engine.record.float_layers),
+    )
+
+
+def _folder_mb(path: Path) -> float:
+    return sum(file.stat().st_size for file in path.iterdir()) / 1e6
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mqb_monai.study.engine_timings", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--backend", choices=list(ENGINES), required=True)
+    add("--bundles", default="*", help="names or quoted patterns, with commas")
+    add("--max_parameters_m", type=float, default=100, help="leave out larger networks; millions")
+    add("--scheme", default="w8a8_engine", help="of the INT8 engines")
+    add("--size", type=int, nargs="+", default=[], help="voxels per axis, or one number; default: the bundle's window")
+    add("--repeats", type=int, default=9, help="turns; the median counts")
+    add("--threads", type=int, help="CPU threads of every engine; default: all")
+    add("--out", type=Path, help="runs folder for the records, which the report shows")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    return options
+
+
+def _ready(options: argparse.Namespace) -> list[BundleInfo]:
+    if options.backend == "tensorrt":
+        import_lane()
+        torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32 in torch too
+    return chosen_bundles(options.bundles, options.max_parameters_m)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every bundle, print the table, write the records; a bundle that fails is named, the others go on.
+
+    Exit code 1 where one failed, and one sentence where this machine lacks a GPU or packages.
+    """
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    records: list[EngineTimings] = []
+    failed: dict[str, str] = {}
+    try:
+        bundles = _ready(options)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from error
+    for bundle in bundles:
+        try:
+            records.append(
+                measure_bundle(bundle, options.backend, options.scheme, options.repeats, options.size, options.threads)
+            )
+            if options.out is not None:
+                write_timings(options.out, records[-1])
+        except InputError as error:
+            failed[bundle.name] = str(error)
+        print(f"{bundle.name}: {failed.get(bundle.name, 'done')}", flush=True)
+    if records:
+        print(f"\n{_conditions(records[0])}\n{timings_table(records)}")
+    if failed:
+        raise SystemExit(f"error: {len(failed)} of {len(bundles)} bundles failed: {', '.join(failed)}")
+
+
+def _conditions(record: EngineTimings) -> str:
+    threads = f", {record.threads} threads" if record.threads else ""
+    return f"{record.device}{threads}, {record.repeats} turns, one window; RMS: of the output, engine - simulation"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Upstream names onto a network's own: prefixes off, aliases filled, auxiliary heads left out, all of it said.
+
+Only what is named here is changed; any other difference between a checkpoint and the network is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from mqb_monai.errors import InputError
+from mqb_monai.weights.state_dict import MAX_NAMED
+
+# Of DataParallel, of networks that wrap the one trained (UNETR, SuPreM, VISTA3D), of torch.compile.
+PREFIXES = ("module.", "backbone.", "network.", "_orig_mod.")
+# What a checkpoint may hold beyond the network: pattern of names -> what it is.
+LEFT_OUT = {
+    # yhygao/CBIM-Medical-Image-Segmentation at 7c26979, model/dim3/medformer.py, aux_loss
+    "aux_out.*": "MedFormer's auxiliary head, used in training only",
+    # MONAI up to 0.8.1, networks/blocks/patchembedding.py (removed in #3475): registered, never read
+    "*.patch_embedding.cls_token": "a class token that MONAI before 0.9 built and never used",
+}
+# MONAI 1.4 (#7886) and later give every ViT block this norm, and run it before cross-attention only.
+CROSS_ATTENTION_NORM = ".norm_cross_attn."
+
+
+@dataclass(frozen=True)
+class MappedWeights:
+    """A state dict under the network's names, and how it came to be.
+
+    Attributes:
+        state: every name of the network -> tensor; aliases share one tensor.
+        prefixes: leading parts that were taken off, as ``module.backbone.``.
+        left_out: names in the file that the network has no place for -> what they are.
+        aliases: names that were filled from another name of the same tensor.
+        kept: names that the file lacks and the network never reads; as the network initialises them.
+    """
+
+    state: dict[str, torch.Tensor]
+    prefixes: tuple[str, ...]
+    left_out: dict[str, str]
+    aliases: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def map_weights(state: Mapping[str, torch.Tensor], network: nn.Module, path: str | os.PathLike) -> MappedWeights:
+    """Rename, complete and check ``state`` so that it loads strictly into ``network``. Neither is changed.
+
+    Args:
+        state: names to tensors, as upstream wrote them.
+        network: the network that the weights are for.
+        path: where ``state`` comes from, for messages.
+
+    Raises:
+        InputError: two tensors for one name, aliases with different values, or names or shapes that do not fit: the
+            sizes, the first other shapes and the first names that are missing or unexpected.
+    """
+    expected = network.state_dict(keep_vars=True)
+    mapped, prefixes = _without_prefixes(state, expected, path)
+    left_out = {name: reason for name in mapped if name not in expected and (reason := _reason_to_leave_out(name))}
+    mapped = {name: tensor for name, tensor in mapped.items() if name not in left_out}
+    groups = alias_groups(expected)
+    aliases = _fill_aliases(mapped, groups, path)
+    kept = tuple(name for name in expected if name not in mapped and _is_never_read(name, expected))
+    mapped.update((name, expected[name].detach()) for name in kept)
+    _require_fit(mapped, expected, groups, path)
+    return MappedWeights(mapped, prefixes, left_out, aliases, kept)
+
+
+def alias_groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """Names that stand for one tensor, of ``network.state_dict(keep_vars=True)``; only groups of two and more.
+
+    dynamic_network_architectures registers a convolution as ``conv`` and as ``all_modules.0``, and the encoder once
+    more below the decoder.
+    """
+    groups: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        groups.setdefault(id(tensor), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def floating_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Return the dtype that keeps every number as published: float16 where the file is float16, else float32.
+
+    float64 and bfloat16 go to float32, the dtype that the network computes in.
+    """
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    return torch.float16 if dtypes == {torch.float16} else torch.float32
+
+
+def _without_prefixes(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | os.PathLike
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    mapped: dict[str, torch.Tensor] = {}
+    prefixes: dict[str, None] = {}
+    for name, tensor in state.items():
+        short = _network_name(name, expected)
+        if short in mapped:
+            raise InputError(
+                f"{path} holds two tensors for {short!r} ({name!r} is one). Save the state dict of one network alone."
+            )
+        mapped[short] = tensor
+        if short != name:
+            prefixes[name.removesuffix(short)] = None
+    return mapped, tuple(prefixes)
+
+
+def _network_name(name: str, expected: Mapping[str, torch.Tensor]) -> str:
+    """``name`` without its leading :data:`PREFIXES` where that gives a known name; unchanged where it does not."""
+    short: str | None = name
+    while short is not None:
+        if short in expected or _reason_to_leave_out(short):
+            return short
+        short = next((short.removeprefix(prefix) for prefix in PREFIXES if short.startswith(prefix)), None)
+    return name
+
+
+def _reason_to_leave_out(name: str) -> str:
+    return next((reason for pattern, reason in LEFT_OUT.items() if fnmatchcase(name, pattern)), "")
+
+
+def _is_never_read(name: str, expected: Iterable[str]) -> bool:
+    block, norm, _ = name.partition(CROSS_ATTENTION_NORM)
+    return bool(norm) and not any(other.startswith(f"{block}.cross_attn.") for other in expected)
+
+
+def _fill_aliases(mapped: dict[str, torch.Tensor], groups: list[list[str]], path: str | os.PathLike) -> tuple[str, ...]:
+    filled = []
+    for names in groups:
+        present = [name for name in names if name in mapped]
+        for name in present[1:]:
+            if not torch.equal(mapped[name], mapped[present[0]]):
+                raise InputError(
+                    f"{path}: {present[0]!r} and {name!r} are one tensor in the network, but differ in the file. "
+                    "Take another checkpoint."
+                )
+        absent = [name for name in names if name not in mapped] if present else []
+        mapped.update((name, mapped[present[0]]) for name in absent)
+        filled += absent
+    return tuple(filled)
+
+
+def _require_fit(
+    mapped: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    groups: list[list[str]],
+    path: str | os.PathLike,
+) -> None:
+    missing = [name for name in expected if name not in mapped]
+    unexpected = [name for name in mapped if name not in expected]
+    shapes = [
+        f"{name}: expected {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in mapped.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    problems = [_counted(shapes, "of another shape"), _counted(missing, "missing"), _counted(unexpected, "unexpected")]
+    if not any(problems):
+        return
+    again = {name for names in groups for name in names[1:]}
+    related = 2 * (len(expected) - len(missing)) >= len(expected)
+    advice = (
+        "It looks like another size, or another number of classes, of the same family: take the checkpoint of this "
+        "bundle's size, or the bundle of the checkpoint's."
+        if related
+        else "It looks like the checkpoint of another network: take the one that this bundle's README names."
+    )
+    raise InputError(
+        f"{path} does not fit the network: it holds {_size(mapped, again)}, the network {_size(expected, again)}. "
+        f"{'; '.join(part for part in problems if part)}. {advice}"
+    )
+
+
+def _counted(items: list[str], what: str) -> str:
+    more = ", ..." if len(items) > MAX_NAMED // 2 else ""
+    return f"{len(items)} {what} ({', '.join(items[: MAX_NAMED // 2])}{more})" if items else ""
+
+
+def _size(state: Mapping[str, torch.Tensor], again: set[str]) -> str:
+    """Numbers and tensors in ``state``, the names in ``again`` (aliases) not counted."""
+    counts = [tensor.numel() for name, tensor in state.items() if name not in again]
+    return f"{sum(counts):,} numbers in {len(counts)} tensors"

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.backends import compile_network
+from mqb_monai.backends.layer_check import LayerAgreement, _without_ties, check_layers, refuse_disagreement
+from mqb_monai.backends.openvino.conversion import run_layers
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import quantize
+
+pytest.importorskip("openvino")
+
+
+def test_every_layer_once(qnet, x):
+    agreements = check_layers(qnet, x, run_layers)
+    assert [agreement.layer for agreement in agreements] == ["first.0", "down", "up", "merge", "token", "head"]
+    assert all(agreement.share == 1 for agreement in agreements)
+    assert all(agreement.max_steps < 1e-2 for agreement in agreements)
+    assert agreements[2].elements == 8 * 12 * 8 * 8  # the first sample
+    refuse_disagreement(agreements, "OpenVINO")
+
+
+def test_a_corrupted_layer_is_named(qnet, x, tmp_path):
+    # The engine takes the weight's scale, the simulation the weight itself.
+    qnet.down.weight_scale *= 1.5
+    with pytest.raises(InputError, match=r"layer 'down' agrees with its simulation within one step on .*1 of 6 layers"):
+        compile_network(qnet, "openvino", x, tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
+
+
+def test_an_example_of_zeros_hides_nothing(qnet, x):
+    qnet.first[0].weight_scale *= 1.5
+    worst = min(check_layers(qnet, torch.zeros_like(x), run_layers), key=lambda agreement: agreement.share)
+    assert worst.layer == "first.0"
+    assert worst.share < 0.9
+
+
+def test_modes_and_hooks_stay(qnet, x):
+    qnet.train()
+    check_layers(qnet, x, run_layers)
+    assert qnet.training
+    assert not any(module._forward_pre_hooks for module in qnet.modules())
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv3d(4, 8, 3, dilation=2, padding=2), (2, 4, 40, 36, 9)),
+        (nn.Conv3d(8, 8, 3, groups=8), (1, 8, 6, 6, 6)),
+        (nn.Conv3d(4, 8, (1, 3, 3), stride=(1, 2, 2)), (1, 4, 6, 12, 12)),
+        (nn.ConvTranspose3d(8, 4, (1, 2, 2), (1, 2, 2), groups=2), (1, 8, 4, 6, 6)),
+        (nn.ConvTranspose3d(8, 4, 3, 2, padding=1, output_padding=1), (1, 8, 4, 6, 6)),
+        (nn.Conv3d(4, 8, 3, padding=1, padding_mode="reflect"), (1, 4, 6, 6, 6)),
+        (nn.Conv2d(4, 8, 3), (1, 4, 20, 20)),
+        (nn.Linear(6, 5), (2, 3, 7, 6)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_kinds_of_layers(layer, shape):
+    torch.manual_seed(0)
+    layer.reset_parameters()
+    x = torch.randn(shape)
+    (agreement,) = check_layers(quantize(layer, "w8a8_engine", [x]), x, run_layers)
+    assert agreement.share == 1  # a tie may go the other way: one step
+    assert agreement.max_steps <= 1.001
+
+
+def test_a_value_at_a_rounding_tie_is_moved_onto_the_grid():
+    layer = quantize(nn.Linear(4, 1), "w8a8_engine", [torch.tensor([[127.0, 0.0, 0.0, 0.0]])])  # a scale of 1
+    x = torch.tensor([[1.5, 2.4999, -0.5001, 3.49]])
+    assert _without_ties(layer, x).tolist() == [[2.0, 2.0, -1.0, pytest.approx(3.49)]]  # by hand
+
+
+def test_a_grouped_transposed_convolution_is_reported_as_float(tmp_path, caplog):
+    # OpenVINO has no integer kernel for it, and mixes up its scales where they are in the graph.
+    x = torch.randn(1, 8, 4, 6, 6)
+    net = nn.Sequential(nn.ConvTranspose3d(8, 4, 2, 2, groups=2), nn.Conv3d(4, 2, 1))
+    record = compile_network(quantize(net, "w8a8_engine", [x]), "openvino", x, tmp_path / "engine").record
+    assert record.placement["0"] == "f32"
+    assert record.float_layers == ["0"]
+    assert "do not run as integers on this CPU: 0" in caplog.text
+
+
+def test_a_channel_without_weights():
+    layer = nn.Conv3d(2, 3, 3)
+    with torch.no_grad():
+        layer.weight[1] = 0
+    qnet = quantize(layer, "w8a8_engine", [torch.randn(1, 2, 6, 6, 6)])
+    (agreement,) = check_layers(qnet, torch.randn(1, 2, 6, 6, 6), run_layers)
+    assert agreement.share == 1
+
+
+def test_just_below_the_required_share():
+    good = LayerAgreement("a", 1000, 0.999, 3.0)
+    refuse_disagreement([good], "OpenVINO")
+    with pytest.raises(InputError, match=r"layer 'b' .*99.80%"):
+        refuse_disagreement([good, LayerAgreement("b", 1000, 0.998, 3.0)], "OpenVINO")

@@ -1,0 +1,90 @@
+"""Records as JSON files that carry the name and the version of their format; NaN is ``null`` in them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mqb_monai.errors import InputError
+from mqb_monai.system.files import atomic_path
+
+Record = TypeVar("Record")
+REMEDY = "Delete it and run again: what it held is made again."
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write a dataclass or plain containers as readable JSON, NaN as null, never half-written."""
+    plain = asdict(content) if is_dataclass(content) else content
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(without_nan(plain), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_record(path: str | os.PathLike, record: Any, name: str, version: int) -> None:
+    """Write a dataclass with ``format`` and ``format_version`` before its fields."""
+    write_json(path, {"format": name, "format_version": version, **asdict(record)})
+
+
+def read_record(path: str | os.PathLike, kind: type[Record], name: str, version: int) -> Record:
+    """Read what :func:`write_record` wrote, every field checked against its type; ``null`` is NaN where a float stands.
+
+    Raises:
+        InputError: the file is absent, truncated or damaged, of another format or version, or a field is missing or of
+            another type (named by its path, as ``$.scores[3].dice``).
+    """
+    content = read_versioned(path, name, version)
+    try:
+        return msgspec.convert(with_nan(content), kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path} is not a complete {name} record ({error}). {REMEDY}") from error
+
+
+def read_versioned(path: str | os.PathLike, name: str, version: int) -> dict[str, Any]:
+    """Return the entries of a JSON object besides its ``format`` and ``format_version``.
+
+    Raises:
+        InputError: the file is absent, truncated or damaged, or of another format or version.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no record at {path}: expected a JSON file of format {name}.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): it is truncated or damaged. {REMEDY}") from error
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    if found != name:
+        raise InputError(f"{path} is not a record of format {name} (its format: {found!r}). Give another file.")
+    if (found_version := content.pop("format_version", None)) != version:
+        raise InputError(
+            f"{path} has format version {found_version!r}, this mqb_monai reads {version}. Run again what made it, or "
+            "install the mqb_monai that did."
+        )
+    return content
+
+
+def without_nan(value: Any) -> Any:
+    """Return ``value`` with every NaN replaced by None, since JSON has no NaN."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
+
+
+def with_nan(value: Any) -> Any:
+    """Return ``value`` with every None replaced by NaN: the inverse of :func:`without_nan`."""
+    if value is None:
+        return math.nan
+    if isinstance(value, dict):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return value

@@ -12,10 +12,13 @@ from typing import Any
 
 import fire
 
+from mqb_monai.commands.analyze import activation_shift, sensitivity
 from mqb_monai.commands.bench import BENCH
-from mqb_monai.commands.collection import list_command, pack
 from mqb_monai.commands.data import DATA
 from mqb_monai.commands.engine import ENGINE
+from mqb_monai.commands.evaluate import evaluate
+from mqb_monai.commands.list_bundles import list_command
+from mqb_monai.commands.pack import export, pack
 from mqb_monai.commands.quantize import quantize
 from mqb_monai.commands.report import report
 from mqb_monai.commands.weights import WEIGHTS
@@ -29,6 +32,10 @@ COMMANDS: dict[str, Any] = {
     "data": DATA,
     "weights": WEIGHTS,
     "quantize": quantize,
+    "evaluate": evaluate,
+    "sensitivity": sensitivity,
+    "activation_shift": activation_shift,
+    "export": export,
     "pack": pack,
     "engine": ENGINE,
     "bench": BENCH,
@@ -65,7 +72,9 @@ def check_arguments(words: Sequence[str]) -> None:
             key, equals, _ = word.lstrip("-").partition("=")
             if key.replace("-", "_") not in options or not word.startswith("--"):
                 near = difflib.get_close_matches(key, options, n=2) or options
-                raise InputError(f"{word} is no option of {name}: did you mean {' or '.join('--' + o for o in near)}?")
+                raise InputError(
+                    f"{word} is not an option of {name}: did you mean {' or '.join('--' + o for o in near)}?"
+                )
             expects_value = "" if equals else word
             given.add(key.replace("-", "_"))
         elif expects_value:

@@ -12,8 +12,7 @@ import torch
 from mqb_monai.analysis.replay import MIB, ReplayedNetwork
 from mqb_monai.analysis.variants import Variant
 from mqb_monai.errors import InputError
-
-Inferer = Callable[[torch.Tensor, Callable], torch.Tensor]
+from mqb_monai.evaluation.patches import Inferer
 
 
 @dataclass(frozen=True)
@@ -109,22 +108,6 @@ def output_error(logits: torch.Tensor, reference: torch.Tensor) -> tuple[float, 
     error = (logits.double() - reference.double()).square().sum().item()
     changed = (logits.argmax(1) != reference.argmax(1)).double().mean().item()
     return math.sqrt(error / power) if power else math.nan, changed
-
-
-def first_patch(image: torch.Tensor, inferer: Inferer) -> tuple[torch.Tensor, int]:
-    """The first patch that ``inferer`` makes of ``image``, and how many it makes; nothing is computed."""
-    patches: list[torch.Tensor] = []
-    count = 0
-
-    def predict(patch: torch.Tensor, *_args, **_kwargs) -> torch.Tensor:
-        nonlocal count
-        count += 1
-        if not patches:
-            patches.append(patch.clone())
-        return patch[:, :1].clone()  # sliding windows weigh it in place, and patches are views of the image
-
-    inferer(image, predict)
-    return patches[0], count
 
 
 def count_forwards(network: ReplayedNetwork, x: torch.Tensor, variants: Sequence[Variant]) -> tuple[int, int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from mqb_monai.backends import backend_module, compile_network
+from mqb_monai.backends.engine_per_shape import EnginePerShape
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
 from mqb_monai.quantization.checkpoint.file import payload_of_state
@@ -29,7 +31,7 @@ class QuantizedNetwork(nn.Module):
     Args:
         network: the float network that was quantized; of its weights nothing is used.
         backend: a name of :data:`mqb_monai.backends.BACKENDS`.
-        input_shape: ``(B, C, *roi_size)`` of one call of the engine.
+        input_shape: ``(B, C, *roi_size)`` of one call of the engine; where empty, each shape that comes gets an engine.
         engine_dir: folder of the engine.
         threads: of the engine; 0 leaves the choice to it.
     """
@@ -47,6 +49,11 @@ class QuantizedNetwork(nn.Module):
         self._networks: dict[str, nn.Module] = {"float": network}
         self._state: dict[str, torch.Tensor] = {}
         self._running = threading.Lock()
+
+    @property
+    def float_network(self) -> nn.Module:
+        """The network that was quantized; of its weights nothing is used."""
+        return self._networks["float"]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the engine.
@@ -66,11 +73,17 @@ class QuantizedNetwork(nn.Module):
                 "this INT8 network holds no weights yet: load the state dict in the bundle's models/model.pt first "
                 "(load_state_dict)."
             )
-        example = torch.randn(self.input_shape, generator=torch.Generator().manual_seed(0))
-        with _COMPILING:
-            self._networks["engine"] = compile_network(
-                self._networks["quantized"], self.backend, example, self.engine_dir, threads=self.threads or None
-            )
+        quantized, backend, threads = self._networks["quantized"], self.backend, self.threads or None
+
+        def compile_for(example: torch.Tensor, folder: Path) -> nn.Module:
+            with _COMPILING:
+                return compile_network(quantized, backend, example, folder, threads=threads)
+
+        if not self.input_shape:
+            self._networks["engine"] = EnginePerShape(compile_for, Path(self.engine_dir))
+        else:
+            example = torch.randn(self.input_shape, generator=torch.Generator().manual_seed(0))
+            self._networks["engine"] = compile_for(example, Path(self.engine_dir))
         del self._networks["quantized"]  # the engine holds all that is needed
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -1,174 +1,237 @@
-"""The calibration cases of a bundle that nobody here wrote: which files its preprocessing reads, and reading them."""
+"""Which cases a command runs over: files of patterns, a list of dictionaries, or a split of a data set."""
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, ConcatItemsd, LoadImaged, MapTransform
-from monai.utils import CommonKeys
-from torch.utils.data import Dataset
-
+from mqb_monai.bundle.datalist_file import example, quoted, read_datalist
+from mqb_monai.data.datalist import load_datalist
 from mqb_monai.errors import InputError
+from mqb_monai.evaluation.case import Case
 
-Case = dict[str, Any]
-
-
-def flat_transforms(preprocessing: Callable) -> list[Callable]:
-    """Return the single transforms of a (nested) Compose, in order."""
-    return list(preprocessing.flatten().transforms) if isinstance(preprocessing, Compose) else [preprocessing]
+CHANNEL = re.compile(r"_(\d{4})$")  # nnU-Net's suffix of the channels of one case
+EXTENSIONS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".jpg", ".tif", ".tiff", ".npy", ".npz")
+MAX_NAMED = 6
 
 
-def image_keys(preprocessing: Callable) -> list[str]:
-    """Return the keys that the preprocessing's loading transforms demand; the first transform's where none is known.
+@dataclass(frozen=True)
+class CaseSource:
+    """What the user named as cases; all paths absolute, so that it may be used from another folder.
 
-    A key that every loader may go without (``allow_missing_keys``) is not demanded.
+    Attributes:
+        images, labels: file name patterns.
+        datalist: a JSON list of dictionaries as the bundle's preprocessing reads them, with ``label`` or not.
+        dataset_dir: a folder with ``dataset.json``.
+        split: its list; ``calibration`` lists need no labels.
     """
-    maps = [step for step in flat_transforms(preprocessing) if isinstance(step, MapTransform)]
-    loaders = [step for step in maps if isinstance(step, LoadImaged)] or maps[:1]
-    demanded = [str(key) for step in loaders if not step.allow_missing_keys for key in step.keys]
-    return list(dict.fromkeys(demanded)) or [CommonKeys.IMAGE]
+
+    images: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    datalist: str = ""
+    dataset_dir: str = ""
+    split: str = "test"
+
+    @property
+    def name(self) -> str:
+        """What stands in records as the split."""
+        return self.split if self.dataset_dir else Path(self.datalist).stem if self.datalist else "images"
 
 
-def network_key(preprocessing: Callable, item: Case) -> str:
-    """Return the key of ``item`` that the network gets: ``image``, or what was concatenated, or the only image read.
+def case_source(
+    images: str | Sequence[str] = (),
+    labels: str | Sequence[str] = (),
+    datalist: str = "",
+    dataset_dir: str = "",
+    split: str = "test",
+) -> CaseSource:
+    """Check what was given, and make its paths absolute.
 
     Raises:
-        InputError: none of these is there.
+        InputError: not exactly one of the three ways; labels without images.
     """
-    joined = [step.name for step in flat_transforms(preprocessing) if isinstance(step, ConcatItemsd)]
-    read = image_keys(preprocessing)
-    for key in (CommonKeys.IMAGE, *reversed(joined), *(read if len(read) == 1 else ())):
-        if key in item:
-            return key
-    raise InputError(
-        f"the bundle's preprocessing makes no '{CommonKeys.IMAGE}' for the network, and its evaluator has no "
-        f"prepare_batch; it makes {', '.join(map(str, item))}. Add ConcatItemsd with name "
-        f"'{CommonKeys.IMAGE}' to its preprocessing."
+    given = [
+        name for name, value in (("images", images), ("datalist", datalist), ("dataset_dir", dataset_dir)) if value
+    ]
+    if len(given) != 1:
+        got = " and ".join(f"--{name}" for name in given) or "none of them"
+        raise InputError(
+            f"give one of --images 'GLOB', --datalist FILE and --dataset_dir DIR (with a dataset.json); got {got}."
+        )
+    if labels and not images:
+        raise InputError("--labels go with --images; in a datalist or a dataset.json each case names its label.")
+    return CaseSource(
+        _absolute_patterns(images),
+        _absolute_patterns(labels),
+        _absolute_path(datalist),
+        _absolute_path(dataset_dir),
+        split,
     )
 
 
-def cases_of_images(patterns: Sequence[str], keys: Sequence[str]) -> list[Case]:
-    """Return one case for each file that a pattern matches, sorted.
-
-    Raises:
-        InputError: the preprocessing reads several keys; a pattern that matches nothing.
-    """
-    if len(keys) > 1:
-        raise InputError(
-            f"the bundle's preprocessing reads the keys {_quoted(keys)}, so --images cannot tell which file is which. "
-            f"Pass --datalist FILE, a JSON list such as [{_example(keys)}, ...]."
-        )
-    files: list[str] = []
-    for pattern in patterns:
-        found = [path for path in glob.glob(os.path.expanduser(pattern), recursive=True) if not path.endswith(".json")]
-        if not found:
-            raise InputError(
-                f"--images: no file matches {pattern!r} (in {Path.cwd()}). Quote the pattern and check the path."
-            )
-        files += found
-    return [{keys[0]: os.path.abspath(path)} for path in sorted(dict.fromkeys(files))]
-
-
-def cases_of_datalist(path: str | os.PathLike, keys: Sequence[str]) -> list[Case]:
-    """Return the cases of a JSON list of dictionaries, relative files taken from the list's folder.
-
-    Raises:
-        InputError: no such file or no such list; a case lacks a key that the preprocessing demands or names a file that
-            is not there.
-    """
-    path = Path(path)
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--datalist: cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise InputError(f"--datalist: {path} is no JSON: {error}.") from error
-    if not isinstance(cases, list) or not cases or not all(isinstance(case, dict) for case in cases):
-        got = f"a mapping with the keys {_quoted(cases)}" if isinstance(cases, dict) else f"{json.dumps(cases)[:60]}"
-        raise InputError(
-            f"--datalist: {path} must be a list of dictionaries such as [{_example(keys)}, ...], got {got}."
-        )
-    return [_located(case, f"{path}: case {number}", path.resolve().parent, keys) for number, case in enumerate(cases)]
-
-
-def _located(case: Case, name: str, folder: Path, keys: Sequence[str]) -> Case:
-    missing = [key for key in keys if key not in case]
-    if missing:
-        raise InputError(
-            f"{name} lacks the key {_quoted(missing)}, which the bundle's preprocessing reads; it has {_quoted(case)}. "
-            "Add it to the case, or set allow_missing_keys on the transforms that demand it."
-        )
-    return {key: _absolute(value, f"{name}, '{key}'", folder) if key in keys else value for key, value in case.items()}
-
-
-def _absolute(value: Any, name: str, folder: Path) -> Any:
-    if isinstance(value, list):  # the channels of one image, a file each
-        return [_absolute(part, name, folder) for part in value]
-    if not isinstance(value, str):
-        raise InputError(f"{name}: expected a file name or a list of them, got {json.dumps(value)[:60]}.")
-    path = folder / Path(value).expanduser()
-    if not path.exists():
-        raise InputError(f"{name}: no file {path}. Relative names are taken from the datalist's folder.")
-    return str(path)
-
-
-class CalibrationCases(Dataset):
-    """Cases read through the bundle's own preprocessing, one by one.
+def find_cases(source: CaseSource, keys: Sequence[str], channels: int | None = None) -> list[Case]:
+    """The cases of a source, by name.
 
     Args:
-        cases: dictionaries as the preprocessing reads them.
-        preprocessing: the bundle's transform.
+        source: of :func:`case_source`.
+        keys: what the bundle's preprocessing reads.
+        channels: how many channels its image has; None where that is not known.
+
+    Raises:
+        InputError: no case; files that cannot be told apart or paired (they are listed); as
+            :func:`mqb_monai.data.datalist.load_datalist`.
     """
-
-    def __init__(self, cases: Sequence[Case], preprocessing: Callable) -> None:
-        self.cases = [_without_label(case, preprocessing) for case in cases]
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> Any:
-        case = self.cases[index]
-        try:
-            return self.preprocessing(dict(case))
-        except Exception as error:  # transforms raise whatever they like, wrapped by MONAI
-            raise InputError(_reading_failure(case, error)) from error
+    if source.images:
+        return _cases_of_patterns(source, keys, channels)
+    cases = read_datalist(Path(source.datalist), keys) if source.datalist else _cases_of_dataset(source, keys)
+    images = [_first_file(case[keys[0]]) for case in cases]
+    return [
+        Case(name, {key: value for key, value in case.items() if key != "label"}, image, case.get("label", ""))
+        for name, image, case in zip(case_names(images), images, cases, strict=True)
+    ]
 
 
-def _without_label(case: Case, preprocessing: Callable) -> Case:
-    """Drop the label of a case, unless a transform of the bundle insists on one."""
-    demanded = any(
-        CommonKeys.LABEL in step.keys and not step.allow_missing_keys
-        for step in flat_transforms(preprocessing)
-        if isinstance(step, MapTransform)
-    )
-    return case if demanded else {key: value for key, value in case.items() if key != CommonKeys.LABEL}
+def case_names(files: Sequence[str], folder: str = "") -> list[str]:
+    """The path of each file below ``folder`` (the files' common folder where empty), without extension and channel.
+
+    Raises:
+        InputError: two files of one name.
+    """
+    folder = folder or _common_folder([os.path.dirname(file) for file in files])
+    names = [CHANNEL.sub("", _stem(Path(file).relative_to(folder).as_posix())) for file in files]
+    twice = [file for file, name in zip(files, names, strict=True) if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{_listed(twice)} would be one case: each case needs a file name of its own.")
+    return names
 
 
-def _reading_failure(case: Case, error: BaseException) -> str:
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    files = ", ".join(f"{key} {value}" for key, value in case.items())
-    missing = re.search(r"Key `(\w+)` of transform `(\w+)` was missing", str(cause))
-    if missing or isinstance(cause, KeyError):
-        key, transform = missing.groups() if missing else (str(cause.args[0]), "a transform")
-        return (
-            f"the bundle's preprocessing demands the key '{key}' ({transform}), which this case lacks: {files}. Give "
-            f"it in --datalist, or set allow_missing_keys on {transform} in the bundle's config."
+def _cases_of_patterns(source: CaseSource, keys: Sequence[str], channels: int | None) -> list[Case]:
+    if len(keys) > 1:
+        raise InputError(
+            f"the bundle's preprocessing reads the keys {quoted(keys)}, so --images cannot tell which file is which. "
+            f"Pass --datalist FILE, a JSON list such as [{example(keys)}, ...]."
         )
-    return f"the bundle's preprocessing failed on {files}: {type(cause).__name__}: {cause}"
+    images = _grouped_channels("images", source.images, channels)
+    labels = _grouped_channels("labels", source.labels, 1) if source.labels else {}
+    both = {os.path.realpath(file) for files in images.values() for file in files}
+    both &= {os.path.realpath(file) for files in labels.values() for file in files}
+    if both:
+        raise InputError(f"--images also match files of --labels: {_listed(sorted(both))}. Narrow the patterns.")
+    label_of = _paired(images, labels) if labels else {}
+    return [
+        Case(name, {keys[0]: files[0] if len(files) == 1 else list(files)}, files[0], label_of.get(name, ""))
+        for name, files in images.items()
+    ]
 
 
-def _quoted(keys: Any) -> str:
-    return ", ".join(f"'{key}'" for key in keys)
+def _grouped_channels(option: str, patterns: Sequence[str], channels: int | None) -> dict[str, list[str]]:
+    """Case name to its files, ``_0000``, ``_0001``, ... of one case together."""
+    files: list[str] = []
+    for pattern in patterns:
+        found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        found = [path for path in found if not path.endswith(".json")]
+        if not found:
+            raise InputError(f"--{option}: no file matches {pattern!r}. Quote the pattern and check the path.")
+        files += found
+    files = sorted(dict.fromkeys(files))
+    folder = _common_folder([_fixed_part(pattern) for pattern in patterns])
+    stems = {file: _stem(Path(file).relative_to(folder).as_posix()) for file in files}
+    numbered: dict[str, list[str]] = {}
+    for file, stem in stems.items():
+        numbered.setdefault(CHANNEL.sub("", stem), []).append(file)
+    groups: dict[str, list[str]] = {}
+    for base, members in numbered.items():
+        suffixes = [int(match[1]) if (match := CHANNEL.search(stems[file])) else None for file in members]
+        if suffixes == list(range(len(members))):
+            groups[base] = members
+        elif (None in suffixes and len(members) > 1) or 0 in suffixes:
+            raise InputError(
+                f"--{option}: {_listed(members)}: expected the channels of one case as {base}_0000, {base}_0001, ... "
+                "without a gap, or one file. Rename them, or pass --datalist FILE."
+            )
+        else:  # numbers of cases, not of channels
+            groups |= {stems[file]: [file] for file in members}
+    wrong = [file for members in groups.values() if channels and len(members) not in (1, channels) for file in members]
+    if wrong:
+        raise InputError(
+            f"--{option}: expected {channels} channel(s) for each case, got {_listed(wrong)}. Give every channel as a "
+            "file of its own (_0000, _0001, ...) or all of them in one."
+        )
+    return _without_twins(option, groups, stems)
 
 
-def _example(keys: Sequence[str]) -> str:
-    return json.dumps({key: f"case1_{key}.nii.gz" for key in keys})
+def _without_twins(option: str, groups: dict[str, list[str]], stems: dict[str, str]) -> dict[str, list[str]]:
+    """Refuse files of one stem (``a.nii`` beside ``a.nii.gz``): they would be one case."""
+    for members in groups.values():
+        if len({stems[file] for file in members}) < len(members):
+            raise InputError(
+                f"--{option}: {_listed(members)} would be one case: keep one of them, or narrow the pattern."
+            )
+    return groups
+
+
+def _paired(images: dict[str, list[str]], labels: dict[str, list[str]]) -> dict[str, str]:
+    """Image's name to label: of the same name, or alone with it in a folder of the same name."""
+    if images.keys() != labels.keys() and all("/" in name for name in (*images, *labels)):
+        by_folder = [{name.rpartition("/")[0]: name for name in names} for names in (images, labels)]
+        if by_folder[0].keys() == by_folder[1].keys() and len(by_folder[0]) == len(images) == len(labels):
+            return {name: labels[by_folder[1][folder]][0] for folder, name in by_folder[0].items()}
+    unmatched = [files[0] for name, files in images.items() if name not in labels]
+    unmatched += [files[0] for name, files in labels.items() if name not in images]
+    if unmatched:
+        raise InputError(
+            f"--images and --labels do not pair: {_listed(unmatched)} have no partner of the same name. A label is "
+            "called as its image (without _0000), below the folder where its pattern begins."
+        )
+    return {name: files[0] for name, files in labels.items()}
+
+
+def _cases_of_dataset(source: CaseSource, keys: Sequence[str]) -> list[dict[str, Any]]:
+    try:
+        return load_datalist(source.dataset_dir, source.split, keys=(*keys, "label"))
+    except InputError as error:
+        if "has no label" not in str(error):
+            raise
+        return load_datalist(source.dataset_dir, source.split, keys=tuple(keys))
+
+
+def _first_file(value: str | list[str]) -> str:
+    return value[0] if isinstance(value, list) else value
+
+
+def _common_folder(folders: Sequence[str]) -> str:
+    try:
+        return os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    except ValueError:  # Windows: files on several drives have no common folder
+        return ""
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder of a pattern before its first wildcard."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern if os.path.isdir(pattern) else os.path.dirname(pattern)
+
+
+def _stem(name: str) -> str:
+    lower = name.lower()
+    return next((name[: -len(each)] for each in EXTENSIONS if lower.endswith(each)), os.path.splitext(name)[0])
+
+
+def _absolute_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    patterns = (patterns,) if isinstance(patterns, str) and patterns else tuple(patterns)
+    return tuple(os.path.abspath(os.path.expanduser(str(pattern))) for pattern in patterns)
+
+
+def _absolute_path(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ""
+
+
+def _listed(files: Sequence[str]) -> str:
+    more = f" and {len(files) - MAX_NAMED} more" if len(files) > MAX_NAMED else ""
+    return ", ".join(files[:MAX_NAMED]) + more

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mqb_monai.bundle.metadata import METADATA
+from mqb_monai.bundle.open import MODEL, open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.records.tables.text import align
 
 if TYPE_CHECKING:
     from torch import nn
 
-METADATA = Path("configs", "metadata.json")
-MODEL = Path("models", "model.pt")
 HEADER = ("name", "network", "dataset", "parameters", "weights", "licence", "schemes")
 UNKNOWN = "-"  # stands where a bundle does not say
 SHOWN_BY = "`python -m mqb_monai list` shows their names"
@@ -87,10 +86,12 @@ def find_bundle(name_or_path: str | os.PathLike, root: str | os.PathLike | None 
         InputError: a name that the collection does not have (near ones are listed), a path without a bundle.
     """
     path = Path(name_or_path).expanduser()
-    if (path / METADATA).is_file():
+    if (path / "configs").is_dir():
         return describe_bundle(path)
     if path.is_dir() or path.name != str(name_or_path):
-        raise InputError(f"no bundle at {path}: expected a folder with {METADATA.as_posix()}.")
+        raise InputError(
+            f"no bundle at {path}: expected a folder with configs/inference.json or .yaml; unpack a zip first."
+        )
     folder = default_root() if root is None else Path(root)
     if (folder / path / METADATA).is_file():
         return describe_bundle(folder / path)
@@ -106,7 +107,7 @@ def describe_bundle(folder: Path) -> BundleInfo:
     Raises:
         InputError: a ``metadata.json`` that cannot be read, naming it.
     """
-    metadata = read_metadata(folder)
+    metadata = open_bundle(folder).metadata
     model, parameters = folder / MODEL, metadata.get("parameters")
     return BundleInfo(
         name=folder.resolve().name,
@@ -120,22 +121,6 @@ def describe_bundle(folder: Path) -> BundleInfo:
         licence=str(metadata.get("weights_licence", "")),
         quantized=tuple(sorted(path.stem for path in (folder / "models" / "quantized").glob("*.pt"))),
     )
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """The content of ``configs/metadata.json``.
-
-    Raises:
-        InputError: it cannot be read, or is no JSON object.
-    """
-    path = folder / METADATA
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}. Mend it, or fetch the bundle again.") from error
-    if not isinstance(metadata, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(metadata).__name__}.")
-    return metadata
 
 
 def table_row(info: BundleInfo) -> tuple[str, ...]:

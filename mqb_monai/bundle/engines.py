@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import FLOAT_PART, backend_module, compile_network, refuse_precision
+from mqb_monai.backends.engine_per_shape import EnginePerShape
+from mqb_monai.backends.openvino.integer_support import refuse_scheme
 from mqb_monai.backends.torch_network import TorchEngine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized
@@ -41,13 +43,18 @@ def quantized_checkpoint(quantized_dir: str | Path, name: str) -> Path:
     """
     path = Path(quantized_dir) / f"{name}.pt"
     if not path.is_file():
-        bundle = Path(quantized_dir).parent.parent
-        root = "" if bundle == Path() else f" --bundle_root {bundle}"
         raise InputError(
-            f"scheme '{name}' has no checkpoint at {path}. Make it first: python -m monai.bundle run quantize "
-            f"--config_file {bundle / 'configs' / 'quantize.json'}{root} --scheme {name} --dataset_dir DIR"
+            f"scheme '{name}' has no checkpoint at {path}. Make it first: {_making_command(path.parents[2], name)}"
         )
     return path
+
+
+def _making_command(bundle: Path, scheme: str) -> str:
+    config = bundle / "configs" / "quantize.json"
+    if not config.is_file():
+        return f"python -m mqb_monai quantize --bundle {bundle} --images 'GLOB' --scheme {scheme}"
+    root = "" if bundle == Path() else f" --bundle_root {bundle}"
+    return f"python -m monai.bundle run quantize --config_file {config}{root} --scheme {scheme} --dataset_dir DIR"
 
 
 def engine_folder(engines_dir: str | Path, scheme: str, backend: str) -> Path:
@@ -61,7 +68,7 @@ def build_network(
     backend: str,
     quantized_dir: str | Path,
     engines_dir: str | Path,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None,
     threads: int = 0,
     example_input: torch.Tensor | None = None,
     precision: str = "",
@@ -74,7 +81,7 @@ def build_network(
         backend: ``torch``, ``openvino``, ``onnx`` or ``tensorrt``.
         quantized_dir: holds ``<scheme>.pt``.
         engines_dir: the engine is cached in ``<scheme>-<backend>/`` here.
-        input_shape: ``(B, C, H, W, D)`` of one call of the engine.
+        input_shape: ``(B, C, H, W, D)`` of one call of the engine; where None, each shape that comes gets an engine.
         threads: of the engine; 0 leaves the choice to it.
         example_input: what the engine's layers are compared with the simulation on, a cached engine's anew; noise
             where None, and a cached engine is taken as it is.
@@ -91,9 +98,28 @@ def build_network(
     if backend == "torch":
         return simulated_network(network, scheme, quantized_dir)
     simulated = network if scheme in FLOAT_SCHEMES else simulated_network(network, scheme, quantized_dir)
+    folder = engine_folder(engines_dir, scheme, backend)
+    options = {"precision": precision, "threads": threads or None}
+    if input_shape is None and example_input is None:
+
+        def compile_for(example: torch.Tensor, place: Path) -> nn.Module:
+            return compile_network(simulated, backend, example, place, **options)
+
+        return EnginePerShape(compile_for, folder)
     rebuild = example_input is not None
     if example_input is None:
         example_input = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
-    folder = engine_folder(engines_dir, scheme, backend)
-    options = {"precision": precision, "threads": threads or None, "rebuild": rebuild}
-    return compile_network(simulated, backend, example_input, folder, **options)
+    return compile_network(simulated, backend, example_input, folder, rebuild=rebuild, **options)
+
+
+def reason_unsupported(scheme: str, backend: str) -> str:
+    """Why ``backend`` cannot run ``scheme``, in a sentence; empty where it can."""
+    try:
+        backend_module(backend)
+        if scheme in FLOAT_SCHEMES:
+            refuse_precision(backend, scheme)
+        elif backend != "torch":
+            refuse_scheme(get_scheme(scheme), backend)
+    except InputError as error:
+        return str(error)
+    return ""

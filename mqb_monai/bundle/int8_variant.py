@@ -1,12 +1,14 @@
 """The INT8 bundle of a bundle: its quantized state dict and our engine module in place of the float network.
 
-checkpoint in models/quantized -> checked against the bundle -> model.pt, inference.json, metadata.json, README
+checkpoint in models/quantized -> checked against the bundle -> model.pt, inference.json, metadata.json, README, and
+whatever of the bundle's own files its config needs
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,9 @@ from monai.bundle import ConfigParser
 from mqb_monai import __version__
 from mqb_monai.backends.openvino.conversion import import_openvino
 from mqb_monai.backends.openvino.integer_support import refuse_scheme, refuse_unsupported
-from mqb_monai.bundle.catalog import MODEL, BundleInfo, read_metadata
-from mqb_monai.bundle.config import read_bundle
+from mqb_monai.bundle.catalog import BundleInfo
 from mqb_monai.bundle.engines import quantized_checkpoint
-from mqb_monai.bundle.folder import bundle_environment, checked_root, find_config
-from mqb_monai.bundle.weights import load_bundle_weights
+from mqb_monai.bundle.open import MODEL, Bundle
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
@@ -35,16 +35,17 @@ INSTALLED = (
 )
 KEPT = ("configs/logging.conf", "LICENSE")
 OUR_RUN = "$workflow.run_engine(@evaluator)"
+FILE_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.\w+")
 README = """# {name}_int8
 
 The INT8 variant of the bundle `{name}`, version {version}, scheme `{scheme}`: {description}
 
 For research use only: not a medical device.
 
-`models/model.pt` is the quantized state dict: 8-bit integers, their scales, and what stayed float; tensors only. The
+`models/model.pt` is the quantized state dict: integers, their scales, and what stayed float; tensors only. The
 network of `configs/inference.json` loads it (strictly, whatever the host asks for), compiles it with OpenVINO for this
 CPU at its first call and keeps the engine in `models/engines/`; where that cannot be written, name another folder:
-`--network_def#engine_dir DIR`. Preprocessing, postprocessing and sliding window are those of `{name}`.
+`--{network}#engine_dir DIR`. Preprocessing, postprocessing and inferer are those of `{name}`.
 
 It needs {packages}; mqb_monai is installed from its project's folder (`pip install .[openvino]`). Then, from here:
 
@@ -56,74 +57,89 @@ Made of FP32 weights with weights_sha256 `{weights_sha256}`; their licence: {lic
 """
 
 
-def int8_variant_files(info: BundleInfo, scheme: str) -> dict[str, Path | bytes]:
+def int8_variant_files(bundle: Bundle, info: BundleInfo, scheme: str) -> dict[str, Path | bytes]:
     """The files of ``<name>_int8``: path inside the bundle to a file or its content.
 
-    Its ``inference.json`` is the bundle's own with another ``network_def``, on the CPU. The bundle's config and scripts
-    are run, to check that the checkpoint fits its network (and its ``models/model.pt``, where that is there).
+    Its ``inference.json`` is the bundle's own config (several files merged) with another network, on the CPU. The
+    bundle's config and scripts are run, to check that the checkpoint fits its network (and its weights, where there
+    are any).
 
     Args:
-        info: the bundle that was quantized.
+        bundle: what was quantized.
+        info: the same, as the catalog describes it.
         scheme: one that integer kernels compute, with its checkpoint in ``models/quantized``.
 
     Raises:
         InputError: another scheme, with the valid ones; no checkpoint, with the command that makes it; one of another
-            network or of other weights; a config or metadata that lacks what the variant needs.
+            network or of other weights; a config that does not define its network.
     """
     scheme = get_scheme(scheme)
     refuse_scheme(scheme)
-    root = checked_root(info.folder)
-    path = quantized_checkpoint(info.folder / "models" / "quantized", scheme.name)
+    path = quantized_checkpoint(bundle.quantized_dir, scheme.name)
     payload = read_checkpoint(path)
-    _check_fit(root, payload, path)
-    metadata = _variant_metadata(info, scheme.name, payload["record"])
-    config = _variant_config(find_config(root), scheme.name, read_metadata(root))
+    has_weights = bundle.weights_path.is_file()
+    network = bundle.network if has_weights else bundle.network_def
+    refuse_unsupported(restore_quantized(network, payload, path, check_weights=has_weights))
+    config, network_id = _variant_config(bundle, scheme.name)
+    metadata = _variant_metadata(bundle, info, scheme.name, payload["record"])
     return {
-        **{name: root / name for name in KEPT if (root / name).is_file()},
+        **{name: bundle.root / name for name in (*KEPT, *_own_files(bundle.root, config))},
         "configs/inference.json": _json(config),
         "configs/metadata.json": _json(metadata),
-        "docs/README.md": _readme(info, metadata).encode(),
+        "docs/README.md": _readme(info, metadata, network_id).encode(),
         MODEL.as_posix(): torch_bytes(state_of_payload(payload)),
     }
 
 
-def _check_fit(root: Path, payload: dict[str, Any], path: Path) -> None:
-    with bundle_environment(root):
-        parts = read_bundle(root)
-        if not hasattr(parts.inferer, "roi_size"):
-            raise InputError(
-                f"{parts.config_file}: an engine has one input shape, so the inferer must have a roi_size, as "
-                f"SlidingWindowInferer does; got {type(parts.inferer).__name__}."
-            )
-        has_weights = (root / MODEL).is_file()
-        if has_weights:
-            load_bundle_weights(parts.network, root / MODEL, parts.weights_keys)
-        refuse_unsupported(restore_quantized(parts.network, payload, path, check_weights=has_weights))
+def _own_files(root: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """The bundle's own code and documents, and every other file of it that a string of the config names."""
+    packages = [path for path in root.iterdir() if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))]
+    folders = [*packages, root / "docs"]
+    found = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else (folder,))]
+    found += [root / name for text in _strings(config) for name in FILE_NAME.findall(text)]
+    for path in dict.fromkeys(found):
+        relative = path.relative_to(root)
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        if path.is_file() and not hidden and relative != MODEL and relative.as_posix() != "docs/README.md":
+            yield relative.as_posix()
 
 
-def _variant_config(path: Path, scheme: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The bundle's inference config; the engine's needs go where the network's were."""
-    config = ConfigParser.load_config_file(path)
-    absent = [key for key in ("network_def", "bundle_root", "device", "inferer") if key not in config]
-    if absent:
-        raise InputError(f"{path} lacks {', '.join(absent)}: the INT8 bundle is made of configs that define them.")
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)
+
+
+def _variant_config(bundle: Bundle, scheme: str) -> tuple[dict[str, Any], str]:
+    """The bundle's config with the engine's needs where the network's were, and the network's key."""
+    with bundle.environment():
+        parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in bundle.config_files]))
+        parser.resolve_macro_and_relative_ids()  # what other files hold is not packed
+    config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+    network_id = next((key for key in ("network_def", "network") if key in config), None)
+    if network_id is None:
+        raise InputError(f"{bundle.config.name} lacks network_def: the INT8 bundle is made of configs that define it.")
     changed = {
         "imports": [*dict.fromkeys((*_steps(config, "imports"), *IMPORTS))],
-        "device": "$torch.device('cpu')",
-        "network_def": {
+        "bundle_root": config.get("bundle_root", "."),
+        network_id: {
             "_target_": NETWORK,
-            "network": config["network_def"],
+            "network": config[network_id],
             "backend": BACKEND,
-            "input_shape": f"$[1, {_channels(path, metadata)}] + list(@inferer.roi_size)",
+            "input_shape": list(bundle.input_shape or ()),
             "engine_dir": f"$@bundle_root + '/models/engines/{scheme}-{BACKEND}'",
         },
         # Ours end with one sentence where the float bundle's, which must run without this package, cannot.
         "initialize": [INSTALLED, "$workflow.check_overrides()", *_steps(config, "initialize")],
         "run": [OUR_RUN if step == "$@evaluator.run()" else step for step in _steps(config, "run")],
     }
-    if "weights_hint" in config:  # how the float weights are had
+    if "device" in config:
+        changed["device"] = "$torch.device('cpu')"
+    if "weights_hint" in config:  # how to get the float weights
         changed["weights_hint"] = f"unpack the bundle again, {MODEL.as_posix()} is in it."
-    return {**config, **changed}
+    return {**config, **changed}, network_id
 
 
 def _steps(config: Mapping[str, Any], key: str) -> list[Any]:
@@ -131,18 +147,8 @@ def _steps(config: Mapping[str, Any], key: str) -> list[Any]:
     return steps if isinstance(steps, list) else [steps]
 
 
-def _channels(path: Path, metadata: Mapping[str, Any]) -> int:
-    try:
-        return int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path.with_name('metadata.json')} does not state network_data_format.inputs.image.num_channels: the "
-            "engine's input shape is made of it."
-        ) from error
-
-
-def _variant_metadata(info: BundleInfo, scheme: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = read_metadata(info.folder)
+def _variant_metadata(bundle: Bundle, info: BundleInfo, scheme: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = dict(bundle.metadata)
     optional = metadata.pop("quantization_packages_version", {})
     packages = {
         **metadata.get("required_packages_version", {}),
@@ -161,11 +167,12 @@ def _variant_metadata(info: BundleInfo, scheme: str, record: Mapping[str, Any]) 
     }
 
 
-def _readme(info: BundleInfo, metadata: Mapping[str, Any]) -> str:
+def _readme(info: BundleInfo, metadata: Mapping[str, Any], network_id: str) -> str:
     return README.format(
         name=info.name,
         version=info.version,
         scheme=metadata["scheme"],
+        network=network_id,
         description=metadata["description"],
         packages=", ".join(f"{name} {version}" for name, version in metadata["required_packages_version"].items()),
         weights_sha256=metadata["weights_sha256"],

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mqb_monai.bundle.catalog import MODEL, BundleInfo, find_bundle
+from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation import write_json
 from mqb_monai.system.files import atomic_path
@@ -41,6 +42,7 @@ class PackedBundle:
         model_info: the JSON file with its entry.
         left_out: what of the bundle's folder was not packed, relative to it.
         fetch: commands that fetch the weights, run in the bundle's folder; empty where they are in the zip.
+        notes: what was tried, a sentence each.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class PackedBundle:
     model_info: Path
     left_out: tuple[str, ...]
     fetch: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def pack_bundle(
@@ -57,6 +60,7 @@ def pack_bundle(
     out: str | os.PathLike = "dist",
     repo: str = "",
     root: str | os.PathLike | None = None,
+    config_file: str = "",
 ) -> PackedBundle:
     """Write ``<out>/<name>_v<version>.zip`` with the one folder ``<name>/``, and its entry in ``model_info.json``.
 
@@ -71,6 +75,7 @@ def pack_bundle(
         repo: ``OWNER/REPO/TAG`` of the GitHub release that will hold the zip, as ``monai.bundle download`` takes it;
             where empty, the entry's ``source`` is the name of the zip.
         root: the folder of bundles; see :func:`mqb_monai.bundle.catalog.find_bundle`.
+        config_file: as :func:`mqb_monai.bundle.open.open_bundle`.
 
     Raises:
         InputError: an unknown bundle, one without a version, without weights that are not public either; a scheme that
@@ -86,24 +91,30 @@ def pack_bundle(
         raise InputError(f"{info.folder}/configs/metadata.json states no version: expected one such as '0.1.0'.")
     listed = read_model_info(out / "model_info.json")
     fetch = () if scheme or info.weights_mb is not None else fetch_commands(info)
-    name, files, left_out = _files_of(info, scheme)
+    name, files, left_out, notes = _files_of(info, scheme, config_file)
     path = out / f"{name}_v{info.version}.zip"
     write_zip(path, name, files)
     digests = file_digests(path)
     source = f"https://github.com/{_release_path(repo)}/{path.name}" if repo else path.name
     listed[path.stem] = {"checksum": digests["sha1"], "source": source}
     write_json(out / "model_info.json", dict(sorted(listed.items())))
-    return PackedBundle(path, path.stat().st_size, digests, out / "model_info.json", left_out, fetch)
+    return PackedBundle(path, path.stat().st_size, digests, out / "model_info.json", left_out, fetch, notes)
 
 
-def _files_of(info: BundleInfo, scheme: str) -> tuple[str, dict[str, Path | bytes], tuple[str, ...]]:
-    """The bundle's name in the zip, its files, and what is left out."""
+def _files_of(
+    info: BundleInfo, scheme: str, config_file: str
+) -> tuple[str, dict[str, Path | bytes], tuple[str, ...], tuple[str, ...]]:
+    """The bundle's name in the zip, its files, what is left out, and what was tried."""
     if scheme:
-        from mqb_monai.bundle.int8_variant import int8_variant_files  # torch, which a float bundle does not need
+        # torch, which a float bundle does not need
+        from mqb_monai.bundle.int8_variant import int8_variant_files
+        from mqb_monai.bundle.packed_trial import try_packed
 
-        return f"{info.name}_int8", int8_variant_files(info, scheme), ()
+        bundle = open_bundle(info.folder, config_file)
+        files = int8_variant_files(bundle, info, scheme)
+        return f"{info.name}_int8", files, (), (try_packed(f"{info.name}_int8", files),)
     files = float_bundle_files(info)
-    return info.name, files, _left_out(info.folder, files)
+    return info.name, files, _left_out(info.folder, files), ()
 
 
 def float_bundle_files(info: BundleInfo) -> dict[str, Path | bytes]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from fire.decorators import SetParseFns
 
-from mqb_monai.commands.quantize import as_list
+from mqb_monai.commands.options import split_list, typed_command
+from mqb_monai.errors import InputError
 
 
-@SetParseFns(bundles=str, schemes=str, backends=str, data=str, out=str, split=str, engine=str, address=str, root=str)
+@SetParseFns(bundles=str, schemes=str, backends=str, data=str, out=str, split=str, runner=str, address=str, root=str)
 def run(
     *,
     bundles: str | Sequence[str],
@@ -23,7 +22,7 @@ def run(
     backends: str | Sequence[str] = "torch",
     split: str = "test",
     threads: int = 0,
-    engine: str = "local",
+    runner: str = "local",
     address: str = "",
     cpus: float = 1.0,
     gpus: float = 0.0,
@@ -36,42 +35,42 @@ def run(
     Missing quantized checkpoints are made from the data set's list "calibration".
 
     Args:
-        bundles: names, quoted patterns or folders, with commas, as 'nnunet_*,unetr_s_hippocampus'.
+        bundles: names, quoted patterns or folders (third-party bundles too), with commas, as 'nnunet_*,my/bundle'.
         schemes: fp32, bf16, fp16, w8a8_engine, ... or quoted patterns; FP32 on torch is always run, to compare with.
         data: a data set's folder, or a folder of them named as in the catalog.
         out: the folder of records.
         backends: torch (simulated), openvino, tensorrt (on an NVIDIA GPU), ... or quoted patterns.
         split: the list of dataset.json to score.
         threads: of torch and of engines; 0 leaves the choice to them.
-        engine: local, or ray.
-        address: of a Ray cluster, as auto or HOST:PORT; one is started on this machine where it is not given.
+        runner: local, or ray.
+        address: of a Ray cluster, as auto or HOST:PORT; by default one is started on this machine.
         cpus: Ray, for each cell.
         gpus: Ray, for each cell; a fraction shares a GPU.
         memory_gib: Ray, reserved for each cell; 0 reserves none.
         retries: Ray, how often a cell is tried again whose worker died.
-        root: the folder of bundles; ./bundles where it is not given, else the repository's own.
+        root: the folder of bundles; by default ./bundles, else the repository's own.
     """
     from mqb_monai.evaluation.settings import Settings
     from mqb_monai.study.cells import expand_grid
     from mqb_monai.study.grid import run_grid
 
-    execute = _engine(engine, address, {"cpus": cpus, "gpus": gpus, "memory_gib": memory_gib, "retries": retries})
-    grid = expand_grid(as_list(bundles), as_list(schemes), as_list(backends), data, split, root or None)
-    settings = Settings(Path(out).expanduser().resolve(), data, out, threads)
-    run_grid(grid, settings, shlex.join(["python", "-m", "mqb_monai", *sys.argv[1:]]), execute)
+    execute = _runner(runner, address, {"cpus": cpus, "gpus": gpus, "memory_gib": memory_gib, "retries": retries})
+    settings = Settings(threads=threads)
+    options = ("--threads", str(threads)) if threads else ()
+    chosen = split_list(bundles), split_list(schemes), split_list(backends)
+    grid = expand_grid(*chosen, data, out, split, root or None, options)
+    run_grid(grid, settings, typed_command(), execute)
     print(f"records: {out}; see them: python -m mqb_monai bench table --out {shlex.quote(out)}")
 
 
-def _engine(engine: str, address: str, resources: dict[str, Any]) -> Callable | None:
+def _runner(runner: str, address: str, resources: dict[str, Any]) -> Callable | None:
     """What runs the grid; None for this process."""
-    from mqb_monai.errors import InputError
-
-    if engine == "local":
+    if runner == "local":
         if address:
-            raise InputError("--address is of a Ray cluster: add --engine ray, or leave it out.")
+            raise InputError("--address is of a Ray cluster: add --runner ray, or leave it out.")
         return None
-    if engine != "ray":
-        raise InputError(f"--engine {engine} is not known; choose local or ray.")
+    if runner != "ray":
+        raise InputError(f"--runner {runner} is not known; choose local or ray.")
     from mqb_monai.study.ray_runner import Resources, run_on_ray
 
     needs = Resources(**resources)
@@ -92,17 +91,17 @@ def status(*, out: str) -> None:
 
 @SetParseFns(out=str, format=str, per=str)
 def table(*, out: str, format: str = "text", per: str = "cell") -> None:
-    """Print the finished cells: scores, drops with intervals and p values, bits, size, latency, memory.
+    """Print the finished evaluations: scores, drops with intervals and p values, bits, size, latency, memory.
 
     Args:
-        out: the folder of records.
+        out: the folder of records: of a grid, a bundle's eval folder, or one evaluation's folder.
         format: text, csv, markdown or latex.
         per: cell, or scheme: one score for each scheme over all bundles, with its parts.
     """
-    from mqb_monai.records.cell import read_cells
-    from mqb_monai.records.tables.cells import format_records
+    from mqb_monai.records.evaluation_files import read_evaluations
+    from mqb_monai.records.tables.evaluations import format_records
 
-    print(format_records(read_cells(out), format, per))
+    print(format_records(read_evaluations(out), format, per))
 
 
 BENCH = {"run": run, "status": status, "table": table}

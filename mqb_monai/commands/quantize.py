@@ -7,17 +7,21 @@ from typing import Any
 
 from fire.decorators import SetParseFns
 
+from mqb_monai.commands.options import BUNDLE, CASES, split_list
 
-# As plain strings: fire would make a tuple of "a,b", a list of "[ab]*.nii.gz" and cut "a#b" off at the "#".
-@SetParseFns(bundle=str, scheme=str, images=str, datalist=str, weights=str, exclude=str, out=str)
+
+@SetParseFns(scheme=str, exclude=str, out=str, **BUNDLE, **CASES)
 def quantize(
     *,
     bundle: str,
     scheme: str = "w8a8_engine",
     images: str | Sequence[str] = (),
     datalist: str = "",
+    dataset_dir: str = "",
+    split: str = "calibration",
     weights: str = "",
     exclude: str | Sequence[str] = (),
+    config_file: str = "",
     out: str = "",
 ) -> None:
     """Quantize the network of any MONAI bundle, as published, calibrated on images without labels.
@@ -25,26 +29,25 @@ def quantize(
     The bundle's config and its scripts are run: quantize only bundles that you trust.
 
     Args:
-        bundle: the bundle's folder, with configs/inference.json or .yaml.
+        bundle: a name of the collection, or a bundle's folder, with configs/inference.json or .yaml.
         scheme: w8a8_engine (what integer kernels compute), w8a8_per_channel, ...
         images: quoted pattern of the images to calibrate on, as '/data/*.nii.gz'.
         datalist: instead of images: JSON list of dictionaries as the bundle's preprocessing reads them.
-        weights: FP32 state dict; models/model.pt of the bundle where it is not given.
+        dataset_dir: instead of images: a folder with a dataset.json.
+        split: its list.
+        weights: FP32 state dict; by default models/model.pt of the bundle.
         exclude: name patterns of layers to leave in floating point, as 'model.0.*,*.residual'.
-        out: the folder to write to; models/quantized of the bundle where it is not given.
+        config_file: the bundle's config files, as monai.bundle run takes them; by default its inference config.
+        out: the folder to write to; by default models/quantized of the bundle.
     """
+    from mqb_monai.bundle.cases import case_source
+    from mqb_monai.bundle.catalog import find_bundle
+    from mqb_monai.bundle.open import open_bundle
     from mqb_monai.bundle.quantize import quantize_bundle
 
-    result = quantize_bundle(
-        bundle,
-        scheme,
-        images=(images,) if isinstance(images, str) else tuple(images),
-        datalist=datalist or None,
-        weights=weights or None,
-        exclude=as_list(exclude),
-        out=out or None,
-    )
-    _print_result(result)
+    source = case_source(images, (), datalist, dataset_dir, split)
+    opened = open_bundle(find_bundle(bundle).folder, config_file, weights)
+    _print_result(quantize_bundle(opened, scheme, source, split_list(exclude), out))
 
 
 def _print_result(result: Any) -> None:
@@ -56,9 +59,3 @@ def _print_result(result: Any) -> None:
         print(f"  {name}: {reason}")
     print(f'load it: from mqb_monai import load_quantized; qnet = load_quantized(network, r"{result.path}")')
     print("  where network is the bundle's network_def with the FP32 weights that it came from")
-
-
-def as_list(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the parts of ``"a,b"``, or of a tuple or list of such strings."""
-    texts = (value,) if isinstance(value, str) else value
-    return tuple(part.strip() for text in texts for part in str(text).split(",") if part.strip())

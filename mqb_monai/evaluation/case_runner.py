@@ -1,25 +1,22 @@
-"""One case through the networks of several cells: read once, FP32 once, one record for each cell."""
+"""One case through any number of networks: read once, FP32 once, one record for each network."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 
 from mqb_monai.errors import InputError
-from mqb_monai.evaluation.overlays import read_image, read_prediction, write_case_slices, write_prediction
-from mqb_monai.evaluation.scored_bundle import ScoredBundle, plain_map, read_batch, score, segment, spacing_mm
-from mqb_monai.evaluation.settings import Settings, utc_now
-from mqb_monai.records.case import CaseRecord, case_path, read_case, write_case
-from mqb_monai.records.cell import REFERENCE, cell_folder
-from mqb_monai.records.evaluation import CaseScore
-from mqb_monai.study.cells import Cell
+from mqb_monai.evaluation.case import Case, LoadedCase, Prediction
+from mqb_monai.evaluation.overlays import read_prediction, write_case_slices, write_prediction
+from mqb_monai.evaluation.scores import Scoring, equal_labels, score_case
+from mqb_monai.evaluation.settings import utc_now
+from mqb_monai.records.evaluation import CaseRecord
+from mqb_monai.records.evaluation_files import SUMMARY, case_path, read_case, write_case
 from mqb_monai.system.memory import PeakMemory
 
 
@@ -27,108 +24,106 @@ class CaseRunner:
     """Hold one case at a time, and run networks on it.
 
     Args:
-        bundle: what the cells belong to.
-        cell: any of them, for what they share.
-        settings: of the run.
+        read: reads and preprocesses a case.
+        infer: the prediction of a network for a loaded case.
+        scoring_for: how predictions are scored, told by the first of them.
+        fp32: the FP32 network.
+        fp32_folder: of FP32's evaluation; its cases are written wherever another network needs one.
+        weights_sha256: of the FP32 weights.
 
     Attributes:
-        reference: the cell of FP32 on torch; its cases are written wherever another cell needs one.
-        reading_saved_s, fp32_saved_s: as :class:`mqb_monai.study.runner.RunReport`.
+        scoring: None until a case was run.
+        reading_s, reading_saved_s, fp32_saved_s: seconds of reading, and seconds that were saved by reading a case and
+            running FP32 once for all networks.
     """
 
-    def __init__(self, bundle: ScoredBundle, cell: Cell, settings: Settings) -> None:
-        self.bundle = bundle
-        self.settings = settings
-        self.reference = replace(cell, scheme=REFERENCE[0], backend=REFERENCE[1])
-        self.reading_saved_s = 0.0
-        self.fp32_saved_s = 0.0
-        self._case = ""
-        self._batch: dict[str, Any] = {}
-        self._image = self._label = self._fp32 = np.empty(0)
+    def __init__(
+        self,
+        read: Callable[[Case], LoadedCase],
+        infer: Callable[[nn.Module, LoadedCase], Prediction],
+        scoring_for: Callable[[Prediction], Scoring],
+        fp32: nn.Module,
+        fp32_folder: Path,
+        weights_sha256: str,
+    ) -> None:
+        self._read, self._infer, self._scoring_for = read, infer, scoring_for
+        self.fp32, self.fp32_folder, self.weights_sha256 = fp32, fp32_folder, weights_sha256
+        self.scoring: Scoring | None = None
+        self.reading_s = self.reading_saved_s = self.fp32_saved_s = 0.0
+        self._loaded: LoadedCase | None = None
+        self._fp32_map = np.empty(0)
 
-    def progress(self, cases: Iterable[str]) -> Iterable[str]:
-        """The cases, with a bar on the terminal."""
-        return tqdm(list(cases), desc=self.bundle.root.name, unit="case", disable=not self.settings.progress)
-
-    def is_done(self, cell: Cell, case: str) -> bool:
-        """Whether the case has its record in the cell, and its slices, which a finished cell has in one file.
+    def is_done(self, folder: Path, case: Case) -> bool:
+        """True where ``folder`` has the case's record and its slices, which a finished evaluation has in one file.
 
         Raises:
             InputError: a damaged record, or one of other weights.
         """
-        folder = cell_folder(self.settings.runs, cell.id)
-        record = read_case(folder, case)
-        if record is not None and record.weights_sha256 != self.bundle.weights_sha256:
+        record = read_case(folder, case.name)
+        if record is not None and record.weights_sha256 != self.weights_sha256:
             raise InputError(
-                f"{case_path(folder, case)} was made with other weights ({record.weights_sha256[:12]}) than "
-                f"{self.bundle.root / 'models' / 'model.pt'} holds now ({self.bundle.weights_sha256[:12]}). Give "
-                f"another folder with --out, or delete {folder}."
+                f"{case_path(folder, case.name)} was made with other weights ({record.weights_sha256[:12]}) than the "
+                f"bundle has now ({self.weights_sha256[:12]}). Give another folder with --out, or delete {folder}."
             )
-        finished = (folder / "record.json").exists()
-        return record is not None and (finished or case_path(folder, case, ".npz").exists())
+        finished = (folder / SUMMARY).exists()
+        return record is not None and (finished or case_path(folder, case.name, ".npz").exists())
 
-    def records_of(self, cell: Cell) -> list[CaseRecord]:
-        """All cases of a cell, in the order of the split.
-
-        Raises:
-            InputError: one is missing, which says that somebody deleted it meanwhile.
-        """
-        folder = cell_folder(self.settings.runs, cell.id)
-        records = [read_case(folder, case) for case in self.bundle.cases]
-        if None in records:
-            raise InputError(f"a case of {folder} has gone since it was run. Start `bench run` again.")
-        return records
-
-    def read(self, case: str, num_cells: int) -> None:
-        """Read and preprocess a case for ``num_cells`` cells, and have FP32's prediction of it."""
+    def read(self, case: Case, num_networks: int) -> None:
+        """Read and preprocess a case for ``num_networks`` networks, and have FP32's prediction of it."""
         started = time.monotonic()
-        self._case, self._batch = case, read_batch(self.bundle, case)
-        self._label = plain_map(self._batch["label"][0])
-        self._image = read_image(self.bundle.cases[case]["image"])
-        self.reading_saved_s += (num_cells - 1) * (time.monotonic() - started)
-        others = num_cells - (not self.is_done(self.reference, case))
-        self._fp32 = self._reference_prediction()
-        self.fp32_saved_s += max(others, 0) * read_case(self._folder(self.reference), case).seconds
+        self._loaded = self._read(case)
+        seconds = time.monotonic() - started
+        self.reading_s += seconds
+        self.reading_saved_s += (num_networks - 1) * seconds
+        others = num_networks - (not self.is_done(self.fp32_folder, case))
+        stored = self._stored_fp32() if self.is_done(self.fp32_folder, case) else None
+        if stored is None:
+            self.run(self.fp32_folder, self.fp32)
+        else:
+            self._fp32_map = stored.label_map
+            self.scoring = self.scoring or self._scoring_for(stored)
+        self.fp32_saved_s += max(others, 0) * read_case(self.fp32_folder, case.name).seconds
 
-    def run(self, cell: Cell, network: nn.Module) -> np.ndarray:
-        """Segment and score the case by ``network``, write the record and the slices of ``cell``, return the map."""
+    def run(self, folder: Path, network: nn.Module) -> np.ndarray:
+        """Segment and score the case by ``network``, write record and slices to ``folder``, return the label map."""
+        loaded, is_fp32 = self._loaded, folder == self.fp32_folder
         started_utc, started = utc_now(), time.monotonic()
         with PeakMemory() as memory:
-            pred = segment(self.bundle, network, self._batch)
-            dice, surface_dice = score(self.bundle, pred, self._batch["label"][0])
-        seconds = time.monotonic() - started
-        pred_map = plain_map(pred)
-        folder = self._folder(cell)
-        if cell.is_reference:
-            self._fp32 = pred_map
-            write_prediction(self._prediction_path(), pred_map)
-        slices = case_path(folder, self._case, ".npz")
-        index = write_case_slices(slices, self._image, self._label, self._fp32, pred_map)
-        rows = zip(self.bundle.class_names, dice, surface_dice, strict=True)
-        write_case(  # last: where it stands, the case is complete
-            folder,
-            CaseRecord(
-                case=self._case,
-                scores=[CaseScore(self._case, number, *row) for number, row in enumerate(rows, start=1)],
-                seconds=round(seconds, 4),
-                peak_memory_mib=round(memory.peak_mib, 1),
-                weights_sha256=self.bundle.weights_sha256,
-                slice_index=index,
-                spacing_mm=tuple(spacing_mm(self._batch["label"][0])[:2]),
-                started_utc=started_utc,
-            ),
+            prediction = self._infer(network, loaded)
+            pred = prediction.label_map
+            self.scoring = self.scoring or self._scoring_for(prediction)
+            fp32 = None if is_fp32 else self._fp32_map
+            scores = score_case(loaded.case.name, pred, loaded.label, fp32, loaded.spacing_mm, self.scoring)
+        record = CaseRecord(
+            case=loaded.case.name,
+            scores=scores,
+            equal_labels=equal_labels(pred, fp32),
+            seconds=round(time.monotonic() - started, 4),
+            peak_memory_mib=round(memory.peak_mib, 1),
+            weights_sha256=self.weights_sha256,
+            slice_index=0,
+            spacing_mm=tuple(loaded.spacing_mm[:2]),
+            started_utc=started_utc,
         )
-        return pred_map
+        if is_fp32:
+            self._fp32_map = pred
+            write_prediction(self._prediction_path(), prediction)
+        label = self._fp32_map if loaded.label is None else loaded.label
+        slices = case_path(folder, loaded.case.name, ".npz")
+        index = write_case_slices(slices, loaded.image, label, self._fp32_map, pred)
+        write_case(folder, replace(record, slice_index=index))  # last: where it stands, the case is complete
+        return pred
 
-    def _reference_prediction(self) -> np.ndarray:
-        stored = read_prediction(self._prediction_path()) if self.is_done(self.reference, self._case) else None
-        if stored is not None and stored.shape == self._label.shape:
-            return stored
-        return self.run(self.reference, self.bundle.network)
+    def resume(self, case: Case) -> None:
+        """Learn how the cases are scored from one that an earlier run finished, where this run has none to do."""
+        if self.scoring is None:
+            self.read(case, 1)
 
-    def _folder(self, cell: Cell) -> Path:
-        return cell_folder(self.settings.runs, cell.id)
+    def _stored_fp32(self) -> Prediction | None:
+        stored = read_prediction(self._prediction_path())
+        expected = self._loaded.image.shape
+        return stored if stored is not None and stored.label_map.shape[-len(expected) :] == expected else None
 
     def _prediction_path(self) -> Path:
-        path = case_path(self._folder(self.reference), self._case, ".npz")
+        path = case_path(self.fp32_folder, self._loaded.case.name, ".npz")
         return path.parents[1] / "predictions" / path.name

@@ -1,25 +1,24 @@
-"""Label maps and slices beside the records: FP32's predictions, and what the report draws of two cases of a cell."""
+"""Label maps and slices beside the records: FP32's predictions, and what the report draws of two cases."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from monai.transforms import LoadImage
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.case import CaseRecord, case_path
-from mqb_monai.records.cell import Overlay
+from mqb_monai.evaluation.case import Prediction
+from mqb_monai.records.evaluation import CaseRecord, Overlay
+from mqb_monai.records.evaluation_files import SLICES, case_path
 from mqb_monai.system.files import atomic_path
 
 PARTS = ("image", "label", "fp32", "pred")
 
 
 def choose_slice(label: np.ndarray, fp32: np.ndarray, pred: np.ndarray) -> int:
-    """The index along the last axis that shows most (see :class:`~mqb_monai.records.cell.Overlay`).
+    """The index along the last axis that shows most (see :class:`~mqb_monai.records.evaluation.Overlay`).
 
     Args:
         label, fp32, pred: label maps ``(H, W, D)``.
@@ -29,31 +28,26 @@ def choose_slice(label: np.ndarray, fp32: np.ndarray, pred: np.ndarray) -> int:
 
 
 def write_case_slices(path: Path, image: np.ndarray, label: np.ndarray, fp32: np.ndarray, pred: np.ndarray) -> int:
-    """Write one slice of ``(H, W, D)`` arrays, and return its index along the last axis."""
-    index = choose_slice(label, fp32, pred)
-    _save(path, {name: array[..., index] for name, array in zip(PARTS, (image, label, fp32, pred), strict=True)})
+    """Write one slice of an image and its label maps, and return its index along the last axis."""
+    volumes = [_volume(array, image.ndim) for array in (image, label, fp32, pred)]
+    index = choose_slice(*volumes[1:])
+    _save(path, {name: array[..., index] for name, array in zip(PARTS, volumes, strict=True)})
     return index
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """The image of a file as ``(H, W, D)`` float32, of several channels the first."""
-    image = np.asarray(LoadImage(image_only=True, dtype=np.float32)(path))
-    return image if image.ndim <= 3 else image[..., 0]
+def write_prediction(path: Path, prediction: Prediction) -> None:
+    """Write a prediction, compressed."""
+    _save(path, {"pred": prediction.label_map, "channels": np.array(prediction.channels)})
 
 
-def write_prediction(path: Path, pred: np.ndarray) -> None:
-    """Write a label map ``(H, W, D)``, compressed."""
-    _save(path, {"pred": pred})
-
-
-def read_prediction(path: Path) -> np.ndarray | None:
-    """The label map of :func:`write_prediction`; None where there is none, or a damaged one: it is made anew."""
+def read_prediction(path: Path) -> Prediction | None:
+    """What :func:`write_prediction` wrote; None where there is none, or a damaged one: it is made again."""
     arrays = _load(path)
-    return arrays["pred"] if arrays and "pred" in arrays else None
+    return Prediction(arrays["pred"], int(arrays["channels"])) if arrays.keys() >= {"pred", "channels"} else None
 
 
 def collect_slices(folder: Path, cases: Sequence[CaseRecord]) -> dict[str, Overlay]:
-    """Write ``slices.npz`` of a cell from the slices of its cases; nothing where no case has a score.
+    """Write ``slices.npz`` of an evaluation from the slices of its cases; nothing where no case has a score.
 
     Raises:
         InputError: the slices of the worst or the median case are damaged.
@@ -67,20 +61,31 @@ def collect_slices(folder: Path, cases: Sequence[CaseRecord]) -> dict[str, Overl
         slices = _load(case_path(folder, case.case, ".npz"))
         if not slices:
             raise InputError(
-                f"{case_path(folder, case.case, '.npz')} is damaged: it belongs to the finished case "
-                f"beside it. Delete {case_path(folder, case.case)} and start `bench run` again: it makes both anew."
+                f"{case_path(folder, case.case, '.npz')} is damaged: it belongs to the finished case beside it. "
+                f"Delete {case_path(folder, case.case)} and start the same command again: it makes both again."
             )
         arrays |= {f"{name}_{part}": slices[part] for part in PARTS}
-    _save(folder / "slices.npz", arrays)
+    _save(folder / SLICES, arrays)
     return {
         name: Overlay(case.case, mean_dice(case), case.slice_index, case.spacing_mm) for name, case in chosen.items()
     }
 
 
 def mean_dice(case: CaseRecord) -> float:
-    """The case's mean DSC over classes; NaN where it has none."""
-    known = [score.dice for score in case.scores if not math.isnan(score.dice)]
-    return sum(known) / len(known) if known else float("nan")
+    """The case's mean DSC over classes, against the label, else against FP32's map; NaN where it has neither."""
+    for metric in ("dice", "dice_to_fp32"):
+        known = [value for score in case.scores if not math.isnan(value := getattr(score, metric))]
+        if known:
+            return sum(known) / len(known)
+    return float("nan")
+
+
+def _volume(array: np.ndarray, image_axes: int) -> np.ndarray:
+    """An image or label map as ``(H, W, D)``: 2D ones get one slice, of overlapping regions the last one shows."""
+    if array.ndim > image_axes:
+        numbers = np.arange(1, len(array) + 1).reshape(-1, *[1] * image_axes)
+        array = (array * numbers).max(axis=0)
+    return array[..., None] if array.ndim == 2 else array
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,8 +1,113 @@
-"""Label maps as the metrics take them."""
+"""Scores of label maps: against a label, and against the label map of FP32."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+
+from mqb_monai.errors import InputError
+from mqb_monai.metrics import dice, surface_dice
+from mqb_monai.records.evaluation import CaseScore
+
+MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How label maps are scored.
+
+    Attributes:
+        class_names: classes 1 and up; of regions that overlap, all of them.
+        tolerance_mm: of the NSD, one number or one per class.
+        use_subvoxels: of the NSD: False as MONAI's default, True as DeepMind's ``surface-distance``.
+        ignore_label: voxels with this value in the label are not scored against it; None where there is none.
+    """
+
+    class_names: tuple[str, ...]
+    tolerance_mm: float | Sequence[float] = 1.0
+    use_subvoxels: bool = False
+    ignore_label: int | None = None
+
+    def overlap(self, pred: np.ndarray, other: np.ndarray, spacing_mm: Sequence[float]) -> tuple[list, list]:
+        """DSC and NSD per class of two maps on one grid; NaN for a class in neither.
+
+        Raises:
+            InputError: maps of different shape or kind, or with other values than the classes.
+        """
+        if pred.shape != other.shape:
+            raise InputError(
+                f"expected a label of shape {pred.shape} like the prediction, got {other.shape}. Regions that overlap "
+                "need a label file with one channel each."
+            )
+        if pred.dtype == bool:
+            pairs = [self._one(p, o, spacing_mm, index) for index, (p, o) in enumerate(zip(pred, other, strict=True))]
+            return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        num_classes = len(self.class_names) + 1
+        nsd = surface_dice(pred, other, num_classes, spacing_mm, self.tolerance_mm, self.use_subvoxels)
+        return dice(pred, other, num_classes).tolist(), nsd.tolist()
+
+    def _one(self, pred: np.ndarray, other: np.ndarray, spacing_mm: Sequence[float], index: int) -> tuple[float, float]:
+        tolerance = self.tolerance_mm if isinstance(self.tolerance_mm, int | float) else self.tolerance_mm[index]
+        pred, other = pred.astype(np.uint8), other.astype(np.uint8)
+        nsd = surface_dice(pred, other, 2, spacing_mm, tolerance, self.use_subvoxels)
+        return dice(pred, other, 2).item(), nsd.item()
+
+
+def score_case(
+    name: str,
+    pred: np.ndarray,
+    label: np.ndarray | None,
+    fp32: np.ndarray | None,
+    spacing_mm: Sequence[float],
+    scoring: Scoring,
+) -> list[CaseScore]:
+    """Score one case, one entry per class.
+
+    Args:
+        name: of the case.
+        pred: label map, as :class:`~mqb_monai.evaluation.case.Prediction`.
+        label: on the same grid; None where there is none.
+        fp32: the label map of FP32; None where it was not run, and for FP32 itself.
+        spacing_mm: of the grid's axes.
+        scoring: how.
+    """
+    missing = [math.nan] * len(scoring.class_names)
+    overlap = surface = overlap_fp32 = surface_fp32 = change = missing
+    if label is not None:
+        overlap, surface = scoring.overlap(*_without_ignored(pred, label, scoring.ignore_label), spacing_mm)
+    volumes = volumes_ml(pred, len(scoring.class_names), spacing_mm)
+    if fp32 is not None:
+        overlap_fp32, surface_fp32 = scoring.overlap(pred, fp32, spacing_mm)
+        before = volumes_ml(fp32, len(scoring.class_names), spacing_mm)
+        change = [after - reference for after, reference in zip(volumes, before, strict=True)]
+    columns = (scoring.class_names, overlap, surface, overlap_fp32, surface_fp32, volumes, change)
+    return [CaseScore(name, number, *row) for number, row in enumerate(zip(*columns, strict=True), start=1)]
+
+
+def volumes_ml(label_map: np.ndarray, num_classes: int, spacing_mm: Sequence[float]) -> list[float]:
+    """Volume in ml of each class from 1 on, or of each region; of a 2D map the area in mm² over 1000."""
+    if label_map.dtype == bool:
+        counts = label_map.reshape(len(label_map), -1).sum(axis=1)
+    else:
+        counts = np.bincount(label_map.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
+    return (counts * math.prod(spacing_mm) / MM3_PER_ML).tolist()
+
+
+def equal_labels(pred: np.ndarray, fp32: np.ndarray | None) -> float:
+    """Share of voxels with the same label; NaN where ``fp32`` is None or there are no voxels."""
+    return math.nan if fp32 is None or pred.size == 0 else float((pred == fp32).mean())
+
+
+def _without_ignored(pred: np.ndarray, label: np.ndarray, ignore_label: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps with background where the label says "ignore"."""
+    if ignore_label is None or label.dtype == bool:
+        return pred, label
+    ignored = label == ignore_label
+    return np.where(ignored, 0, pred), np.where(ignored, 0, label)
 
 
 def label_map(tensor: torch.Tensor) -> torch.Tensor:

@@ -67,6 +67,7 @@ class AgreementHandler:
         self.enabled = enabled and backend != "torch" and scheme not in FLOAT_SCHEMES
         self._sums: dict[str, float] = {}
         self._scores: list[torch.Tensor] = []
+        self._engine_scores: list[torch.Tensor] = []
         self._simulated: nn.Module | None = None
         self._perturbed: nn.Module | None = None
 
@@ -74,13 +75,14 @@ class AgreementHandler:
         if self.enabled:
             engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._compare)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._score)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._summarize)
 
     def _start(self, engine: Engine) -> None:
         self._simulated = simulated_network(self.network, self.scheme, self.quantized_dir).eval()
         self._perturbed = perturbed(self._simulated, ROUNDING)
         self._sums = dict.fromkeys(SUMS, 0.0)
-        self._scores = []
+        self._scores, self._engine_scores = [], []
         engine.state.agreement_seconds = 0.0
 
     def _compare(self, engine: Engine) -> None:
@@ -98,9 +100,14 @@ class AgreementHandler:
             self._scores.append(dice(label_map(scored["pred"]), label_map(scored["label"]), self.num_classes))
         engine.state.agreement_seconds += time.monotonic() - started
 
+    def _score(self, engine: Engine) -> None:
+        for item in engine.state.output:
+            scores = dice(label_map(item["pred"]), label_map(item["label"]), self.num_classes)
+            self._engine_scores.append(scores)
+
     def _summarize(self, engine: Engine) -> None:
         sums = self._sums
-        engine_dice = mean_score(torch.stack(engine.state.scores["dice"]))
+        engine_dice = mean_score(torch.stack(self._engine_scores))
         engine.state.agreement = {
             "same_label": sums["same"] / sums["voxels"],
             "same_label_fp32": sums["same_fp32"] / sums["voxels"],

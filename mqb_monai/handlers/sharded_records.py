@@ -70,13 +70,12 @@ class ShardedRecordsHandler(RecordsHandler):
     """
 
     def _write(self, engine: Engine) -> None:
-        mine = (self._cases, engine.state.scores, self._memory.stop())
+        mine = (self._cases, self._memory.stop())
         found: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(found, mine)
         if dist.get_rank() > 0:
             return
-        cases, scores, peaks_mib = zip(*found, strict=True)
+        cases, peaks_mib = zip(*found, strict=True)
         self._cases = interleave(cases)
-        engine.state.scores = {name: interleave([shard[name] for shard in scores]) for name in scores[0]}
         self._memory.peak_mib = max(peaks_mib)
         super()._write(engine)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import platform
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from mqb_monai.bundle.catalog import read_metadata
+from mqb_monai.bundle.open import Bundle
 from mqb_monai.evaluation.overlays import collect_slices
-from mqb_monai.evaluation.scored_bundle import ScoredBundle, total_bytes
+from mqb_monai.evaluation.scores import Scoring
 from mqb_monai.evaluation.settings import Settings, utc_now
 from mqb_monai.evaluation.statistics import SEED, compare_scores
-from mqb_monai.metrics import mean_score
+from mqb_monai.evaluation.summary import score_table, summarize
 from mqb_monai.quantization import get_scheme
 from mqb_monai.quantization.checkpoint.file import read_checkpoint
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
-from mqb_monai.records.case import CaseRecord
-from mqb_monai.records.cell import CellRecord, Provenance, RelativeDrop, cell_folder
+from mqb_monai.records.evaluation import CaseRecord, EvaluationRecord, Provenance, RelativeDrop
 from mqb_monai.study.cells import Cell
 from mqb_monai.system.versions import versions
 
@@ -33,50 +30,50 @@ SEEDS = {"bootstrap": SEED, "latency input": 0}
 
 def assemble_record(
     cell: Cell,
-    bundle: ScoredBundle,
+    bundle: Bundle,
+    scoring: Scoring,
     cases: Sequence[CaseRecord],
     reference: Sequence[CaseRecord],
+    reading_s: float,
     latency_ms: float,
     settings: Settings,
-) -> CellRecord:
+) -> EvaluationRecord:
     """The record of a cell whose cases are all there; ``slices.npz`` is written on the way.
 
     Args:
-        cell, bundle: what was run.
+        cell, bundle, scoring: what was run, and how it was scored.
         cases: of the cell, in the order of the split.
         reference: the same cases under FP32 on torch.
+        reading_s: seconds of reading the cases, shared by the cells of the bundle.
         latency_ms: of one window.
         settings: of the run.
     """
-    metadata = read_metadata(cell.bundle)
-    parameters = metadata.get("parameters")
+    parameters = bundle.metadata.get("parameters")
     weight_bits, activation_bits = scheme_bits(cell.scheme)
-    nsd = {"tolerance_mm": bundle.surface_dice.tolerance_mm, "use_subvoxels": bundle.surface_dice.use_subvoxels}
-    return CellRecord(
-        id=cell.id,
+    summary = summarize(cases, scoring)
+    return EvaluationRecord(
         bundle=cell.bundle.name,
         scheme=cell.scheme,
         backend=cell.backend,
-        split=cell.split,
-        network=str(metadata.get("network", "")),
-        dataset=str(metadata.get("dataset", "")),
+        split=cell.source.name,
+        **summary,
+        seconds=round(reading_s + sum(summary["case_seconds"].values()), 2),
+        peak_memory_mib=max(case.peak_memory_mib for case in cases),
+        weights_sha256=bundle.weights_sha256,
+        versions=versions(),
+        network=str(bundle.metadata.get("network", "")),
+        dataset=str(bundle.metadata.get("dataset", "")),
         parameters=parameters if isinstance(parameters, int) else 0,
-        published=list(metadata.get("published", ())),
-        class_names=list(bundle.class_names),
-        scores=[score for case in cases for score in case.scores],
-        case_seconds={case.case: case.seconds for case in cases},
-        dice=_means(cases, "dice", bundle.class_names),
-        surface_dice={**_means(cases, "surface_dice", bundle.class_names), **nsd},
+        published=list(bundle.metadata.get("published", ())),
         latency_ms=round(latency_ms, 3),
         latency_repeats=settings.repeats,
-        input_shape=list(bundle.input_shape),
+        input_shape=list(bundle.input_shape or ()),
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         weights_mb=stored_bytes(bundle, cell.scheme) / 1e6,
-        peak_memory_mib=max(case.peak_memory_mib for case in cases),
-        provenance=_provenance(cell, bundle, cases, settings),
         statistics={} if cell.is_reference else _statistics(cases, reference),
-        overlays=collect_slices(cell_folder(settings.runs, cell.id), cases),
+        overlays=collect_slices(cell.folder, cases),
+        provenance=_provenance(cell, bundle, cases),
     )
 
 
@@ -88,7 +85,7 @@ def scheme_bits(scheme: str) -> tuple[int, int]:
     return spec.weight.num_bits, spec.input.num_bits
 
 
-def stored_bytes(bundle: ScoredBundle, scheme: str) -> float:
+def stored_bytes(bundle: Bundle, scheme: str) -> float:
     """Bytes of all that the network holds under ``scheme``: integers at their number of bits, the rest as stored."""
     if scheme in FLOAT_SCHEMES:
         return total_bytes(bundle.network) * FLOAT_BITS[scheme] / 32
@@ -101,6 +98,12 @@ def stored_bytes(bundle: ScoredBundle, scheme: str) -> float:
     )
 
 
+def total_bytes(network: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, each once."""
+    tensors = {id(t): t for t in (*network.parameters(), *network.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def cpu_name() -> str:
     """What the processor calls itself; ``platform.processor()`` says no more than ``x86_64`` on Linux."""
     try:
@@ -110,21 +113,13 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _table(cases: Sequence[CaseRecord], metric: str) -> np.ndarray:
-    """Scores ``(cases, classes)``."""
-    return np.array([[getattr(score, metric) for score in case.scores] for case in cases], dtype=float)
-
-
-def _means(cases: Sequence[CaseRecord], metric: str, class_names: Sequence[str]) -> dict:
-    table = _table(cases, metric)
-    per_class = {name: mean_score(table[:, [index]]) for index, name in enumerate(class_names)}
-    return {"mean": mean_score(table), "per_class": per_class}
-
-
 def _statistics(cases: Sequence[CaseRecord], reference: Sequence[CaseRecord]) -> dict[str, RelativeDrop]:
-    return {
-        metric: compare_scores(_table(reference, metric), _table(cases, metric)) for metric in ("dice", "surface_dice")
+    """Drops against FP32, empty where no case has a label."""
+    drops = {
+        metric: compare_scores(score_table(reference, metric), score_table(cases, metric))
+        for metric in ("dice", "surface_dice")
     }
+    return drops if drops["dice"].cases else {}
 
 
 def _scheme_spec(scheme: str) -> dict[str, Any]:
@@ -133,23 +128,15 @@ def _scheme_spec(scheme: str) -> dict[str, Any]:
     return {name: value for name, value in spec.items() if value is not None}
 
 
-def _provenance(cell: Cell, bundle: ScoredBundle, cases: Sequence[CaseRecord], settings: Settings) -> Provenance:
-    words = {
-        "--bundles": cell.bundle.name, "--schemes": cell.scheme, "--backends": cell.backend, "--data": settings.data,
-        "--out": settings.out, "--split": cell.split,
-    }  # fmt: skip
-    if settings.threads:
-        words["--threads"] = str(settings.threads)
+def _provenance(cell: Cell, bundle: Bundle, cases: Sequence[CaseRecord]) -> Provenance:
     on_gpu = bundle.device.type == "cuda"
     return Provenance(
-        command=shlex.join(["python", "-m", "mqb_monai", "bench", "run", *(w for pair in words.items() for w in pair)]),
+        command=cell.command,
         started_utc=min(case.started_utc for case in cases),
         finished_utc=utc_now(),
         cpu=cpu_name(),
         gpu=torch.cuda.get_device_name(bundle.device) if on_gpu else "",
         threads=torch.get_num_threads(),
-        weights_sha256=bundle.weights_sha256,
         scheme_spec=_scheme_spec(cell.scheme),
         seeds=dict(SEEDS),
-        versions=versions(),
     )

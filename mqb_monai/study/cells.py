@@ -1,60 +1,80 @@
-"""The cells of a grid: bundles x schemes x backends over one split, and what is left out of it and why."""
+"""The cells of a grid: bundles x schemes x backends over one set of cases, and what is left out of it and why."""
 
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqb_monai.backends import BACKENDS, backend_module, refuse_precision
-from mqb_monai.backends.openvino.integer_support import refuse_scheme
+from mqb_monai.backends import BACKENDS
+from mqb_monai.bundle.cases import CaseSource, case_source, find_cases
 from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, find_bundle, list_bundles
-from mqb_monai.data.datalist import label_names, load_datalist
+from mqb_monai.bundle.engines import reason_unsupported
+from mqb_monai.bundle.open import open_bundle
+from mqb_monai.data.datalist import label_names
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import SCHEMES
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
-from mqb_monai.records.cell import REFERENCE, cell_id
+from mqb_monai.records.evaluation import REFERENCE, evaluation_id
+from mqb_monai.records.evaluation_files import cell_folder
 
 ALL_SCHEMES = (*FLOAT_SCHEMES, *SCHEMES)
-EVALUATE = Path("configs", "evaluate.json")
+WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One bundle under one scheme on one backend, over one split of a data set.
+    """One bundle under one scheme on one backend, over one set of cases.
 
     Attributes:
-        bundle, dataset_dir: absolute folders.
-        scheme, backend, split: names.
-        cases: in the split.
+        bundle: absolute folder.
+        scheme, backend: names.
+        source: its cases.
+        folder: of its record, absolute.
+        fp32_folder: of the record of FP32 on torch, which it is compared with.
+        command: what reproduces it.
+        cases: how many.
+        config_file: of the bundle, as ``--config_file``; the bundle's inference config where empty.
+        weights: the FP32 state dict; the bundle's own where empty.
     """
 
     bundle: Path
     scheme: str
     backend: str
-    split: str
-    dataset_dir: Path
-    cases: int
+    source: CaseSource
+    folder: Path
+    fp32_folder: Path
+    command: str
+    cases: int = 0
+    config_file: str = ""
+    weights: str = ""
 
     @property
     def id(self) -> str:
-        return cell_id(self.bundle.name, self.scheme, self.backend, self.split)
+        return evaluation_id(self.bundle.name, self.scheme, self.backend, self.source.name)
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is FP32 on torch, which the others are compared with."""
+        """True for FP32 on torch, which the others are compared with."""
         return (self.scheme, self.backend) == REFERENCE
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells, those of one bundle side by side and FP32 on torch first; ``left_out`` gives a cell's id its reason."""
+    """Cells, those of one bundle side by side and FP32 on torch first.
+
+    Attributes:
+        cells: see above.
+        left_out: a cell's id, or a bundle's name, to the reason.
+        runs: the folder of records, absolute.
+    """
 
     cells: tuple[Cell, ...]
     left_out: dict[str, str]
+    runs: Path
 
     def by_bundle(self) -> list[list[Cell]]:
         """The cells of each bundle."""
@@ -69,46 +89,71 @@ def expand_grid(
     schemes: Sequence[str],
     backends: Sequence[str],
     data: str | os.PathLike,
+    runs: str | os.PathLike,
     split: str = "test",
     root: str | os.PathLike | None = None,
+    options: Sequence[str] = (),
 ) -> Grid:
     """Expand names and patterns to cells. FP32 on torch of every bundle is always one: drops are relative to it.
 
     Args:
-        bundles: names or patterns of bundles in ``root``, or paths of bundles.
+        bundles: names or patterns of bundles in ``root``, or paths of bundles, third-party ones too.
         schemes: names or patterns of ``fp32``, ``bf16`` and the quantization schemes.
         backends: names or patterns of :data:`mqb_monai.backends.BACKENDS`.
         data: one data set's folder (with ``dataset.json``), or a folder of them named as in the catalog.
+        runs: the folder of records.
         split: the list of ``dataset.json``.
         root: the folder of bundles; :func:`mqb_monai.bundle.catalog.default_root` where None.
+        options: further words of the command that reproduces a cell.
 
     Raises:
         InputError: a name or pattern that matches nothing (with the valid ones), no data there, or nothing that is
             left to run (with the reasons).
     """
-    wanted = match_names("scheme", schemes, ALL_SCHEMES), match_names("backend", backends, tuple(BACKENDS))
-    pairs = [(scheme, backend) for scheme in wanted[0] for backend in wanted[1]]
-    data = Path(data).expanduser().resolve()
-    if not data.is_dir():
-        raise InputError(f"no data at {data}: expected a data set's folder, or a folder of them. Check --data.")
+    pairs, left_out_pairs = runnable_pairs(schemes, backends)
+    place = Path(runs).expanduser().resolve()
+    folder = Path(data).expanduser().resolve()
+    if not folder.is_dir():
+        raise InputError(f"no data at {folder}: expected a data set's folder, or a folder of them. Check --data.")
     cells: list[Cell] = []
     left_out: dict[str, str] = {}
     for info in match_bundles(bundles, root):
-        folder = info.folder.resolve()
         try:
-            dataset_dir, cases = _find_cases(info, folder, data, split)
+            source, count = _find_source(info, folder, split)
         except InputError as error:
             left_out[info.name] = str(error)
             continue
-        refused = {pair: reason for pair in pairs if (reason := obstacle(*pair))}
-        left_out |= {cell_id(info.name, *pair, split): reason for pair, reason in refused.items()}
-        runnable = [pair for pair in pairs if pair not in refused and pair != REFERENCE]
-        if runnable or REFERENCE in pairs:
-            cells += [Cell(folder, *pair, split, dataset_dir, cases) for pair in (REFERENCE, *runnable)]
+        left_out |= {evaluation_id(info.name, *pair, split): reason for pair, reason in left_out_pairs.items()}
+        folders = [cell_folder(place, evaluation_id(info.name, *pair, split)) for pair in pairs]
+        for (scheme, backend), own in zip(pairs, folders, strict=True):
+            words = {"--bundles": info.name, "--schemes": scheme, "--backends": backend, "--data": data, "--out": runs}
+            command = ["bench", "run", *(str(word) for pair in words.items() for word in pair), "--split", split]
+            command = shlex.join(["python", "-m", "mqb_monai", *command, *options])
+            cells.append(Cell(info.folder.resolve(), scheme, backend, source, own, folders[0], command, count))
     if not cells:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in left_out.items())
         raise InputError(f"nothing to run: everything that was asked for is left out.\n{reasons}")
-    return Grid(tuple(cells), left_out)
+    return Grid(tuple(cells), left_out, place)
+
+
+def runnable_pairs(
+    schemes: Sequence[str], backends: Sequence[str]
+) -> tuple[list[tuple[str, str]], dict[tuple[str, str], str]]:
+    """The pairs of scheme and backend that can run, FP32 on torch first, and why others were left out.
+
+    A pair that a pattern brought in and that cannot exist is not worth a line: only what was named is said.
+
+    Raises:
+        InputError: a name or pattern that matches nothing; no pair that can run.
+    """
+    wanted = match_names("scheme", schemes, ALL_SCHEMES), match_names("backend", backends, tuple(BACKENDS))
+    reasons = {(scheme, backend): reason_unsupported(scheme, backend) for scheme in wanted[0] for backend in wanted[1]}
+    named = {(scheme, backend) for scheme in schemes for backend in backends}
+    left_out = {pair: reason for pair, reason in reasons.items() if reason and pair in named}
+    runnable = [pair for pair, reason in reasons.items() if not reason and pair != REFERENCE]
+    if not runnable and REFERENCE not in reasons:
+        raise InputError("nothing to run: " + " ".join(dict.fromkeys(reasons.values())))
+    return [REFERENCE, *runnable], left_out
 
 
 def match_names(what: str, patterns: Iterable[str], valid: Sequence[str]) -> list[str]:
@@ -137,7 +182,7 @@ def match_bundles(patterns: Iterable[str], root: str | os.PathLike | None) -> li
     """
     found: dict[str, BundleInfo] = {}
     for pattern in patterns:
-        if any(sign in pattern for sign in "*?["):
+        if WILDCARDS & set(pattern):
             matches = [info for info in list_bundles(root) if fnmatch.fnmatchcase(info.name, pattern)]
         else:
             matches = [find_bundle(pattern, root)]
@@ -152,41 +197,25 @@ def match_bundles(patterns: Iterable[str], root: str | os.PathLike | None) -> li
     return list(found.values())
 
 
-def obstacle(scheme: str, backend: str) -> str:
-    """Why ``backend`` cannot run ``scheme``, in a sentence; empty where it can."""
-    try:
-        backend_module(backend)
-        if scheme in FLOAT_SCHEMES:
-            refuse_precision(backend, scheme)
-        elif backend != "torch":
-            refuse_scheme(SCHEMES[scheme], backend)
-    except InputError as error:
-        return str(error)
-    return ""
+def _find_source(info: BundleInfo, data: Path, split: str) -> tuple[CaseSource, int]:
+    """A bundle's cases and how many there are; InputError says why this bundle cannot run."""
+    from mqb_monai.bundle.preprocessing import image_keys  # MONAI, which planning a grid of our own needs not
 
-
-def _find_cases(info: BundleInfo, folder: Path, data: Path, split: str) -> tuple[Path, int]:
-    """The data set's folder and its number of cases; InputError says why this bundle cannot run."""
     if info.weights_mb is None:
         hint = "public weights have to be imported" if info.public_weights else "train it, or import weights"
         raise InputError(f"no models/model.pt: {hint} first (docs/README.md of the bundle says how).")
-    try:
-        config = json.loads((folder / EVALUATE).read_text(encoding="utf-8"))
-        name, classes = Path(config["dataset_dir"]).name, list(config["class_names"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"no {EVALUATE.as_posix()} with dataset_dir and class_names ({type(error).__name__}: {error}): only the "
-            "bundles of this collection can be scored."
-        ) from error
-    dataset_dir = data if (data / "dataset.json").is_file() else data / name
+    bundle = open_bundle(info.folder)
+    dataset_dir = data if (data / "dataset.json").is_file() else data / bundle.dataset_name
     if not dataset_dir.is_dir():
         raise InputError(f"its data are not there: expected {dataset_dir}, or dataset.json in {data} itself.")
-    found = list(label_names(dataset_dir).values())[1:]
-    if found != classes:
-        raise InputError(
-            f"it segments other classes ({_few(classes)}) than {dataset_dir / 'dataset.json'} names ({_few(found)})."
-        )
-    return dataset_dir, len(load_datalist(dataset_dir, split))
+    if own := bundle.configured_class_names:
+        found = list(label_names(dataset_dir).values())[1:]
+        if found != list(own):
+            raise InputError(
+                f"it segments other classes ({_few(own)}) than {dataset_dir / 'dataset.json'} names ({_few(found)})."
+            )
+    source = case_source(dataset_dir=str(dataset_dir), split=split)
+    return source, len(find_cases(source, image_keys(bundle.preprocessing)))
 
 
 def _few(names: Sequence[str]) -> str:

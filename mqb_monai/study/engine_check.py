@@ -22,7 +22,8 @@ from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import read_model
 from mqb_monai.backends.qdq_lint.graph import QdqGraph, points_of
 from mqb_monai.backends.qdq_lint.lint import ERROR, Finding, lint_model
-from mqb_monai.bundle.catalog import MODEL, SHOWN_BY, BundleInfo, build_network, matching_bundles, read_metadata
+from mqb_monai.bundle.catalog import MODEL, SHOWN_BY, BundleInfo, build_network, matching_bundles
+from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, quantize, quantized_layers
 from mqb_monai.quantization.operations.quantize_points import quantize_points

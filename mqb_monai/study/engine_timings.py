@@ -23,7 +23,8 @@ from torch import nn
 from mqb_monai.backends import compile_network
 from mqb_monai.backends.openvino.conversion import cpu_capabilities, cpu_name
 from mqb_monai.backends.tensorrt.libraries import gpu_name, import_lane
-from mqb_monai.bundle.catalog import BundleInfo, read_metadata
+from mqb_monai.bundle.catalog import BundleInfo
+from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
 from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table, write_timings
 from mqb_monai.study.engine_check import chosen_bundles, example_input, load_networks, weights_kind

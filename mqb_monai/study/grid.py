@@ -1,4 +1,4 @@
-"""The whole grid: plan, run on an engine, say what came of it."""
+"""The whole grid: plan, run by a runner, say what came of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mqb_monai.study.runner import RunReport, run_cells
 
 
 def run_grid(
-    grid: Grid, settings: Settings, command: str, engine: Callable[[Grid, Settings], RunReport] | None = None
+    grid: Grid, settings: Settings, command: str, runner: Callable[[Grid, Settings], RunReport] | None = None
 ) -> RunReport:
     """Write the plan, run every cell, print what came of it.
 
@@ -21,22 +21,22 @@ def run_grid(
         grid: of :func:`mqb_monai.study.cells.expand_grid`.
         settings: of the run.
         command: as it was typed, for the plan.
-        engine: what runs the grid; one bundle after the other in this process where None.
+        runner: what runs the grid; one bundle after the other in this process where None.
 
     Raises:
-        InputError: cells that failed, after all the others are done; as the engine.
+        InputError: cells that failed, after all the others are done; as the runner.
     """
-    write_plan(settings.runs, GridPlan(command, {cell.id: cell.cases for cell in grid.cells}, grid.left_out))
+    write_plan(grid.runs, GridPlan(command, {cell.id: cell.cases for cell in grid.cells}, grid.left_out))
     for name, reason in grid.left_out.items():
         print(f"left out: {name}: {reason}")
     started = time.monotonic()
-    report = (engine or run_here)(grid, settings)
+    report = (runner or run_here)(grid, settings)
     print(describe_report(report, time.monotonic() - started), flush=True)
     if report.failed:
         failures = "\n".join(f"  {name}: {message}" for name, message in report.failed.items())
         raise InputError(
             f"{len(report.failed)} of {len(grid.cells)} cells failed, the others are done; details are in cells/*/"
-            f"error.json of {settings.out}. Mend the cause and start the same command again.\n{failures}"
+            f"error.json of {grid.runs}. Remove the cause and start the same command again.\n{failures}"
         )
     return report
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.settings import Settings, utc_now
-from mqb_monai.records.cell import CellError, write_error
+from mqb_monai.records.evaluation import EvaluationError
+from mqb_monai.records.evaluation_files import write_error
 from mqb_monai.study.cells import Cell, Grid
 from mqb_monai.study.runner import RunReport, run_cells
 from mqb_monai.system.lock import HEARTBEAT_S, STALE_S
@@ -70,7 +71,7 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise InputError("--engine ray needs the package ray: pip install 'mqb_monai[ray]'") from error
+        raise InputError("--runner ray needs the package ray: pip install 'mqb_monai[ray]'") from error
     return ray
 
 
@@ -147,7 +148,7 @@ def _gather(ray: ModuleType, waiting: dict[Any, Cell], settings: Settings) -> Ru
         except ray.exceptions.RayError as error:
             _require_head(head, total - len(waiting) - 1, total)
             report.failed[cell.id] = message = f"its Ray worker was lost ({type(error).__name__}); out of memory, say"
-            write_error(settings.runs, CellError(cell.id, type(error).__name__, message, str(error), utc_now()))
+            write_error(cell.folder, EvaluationError(cell.id, type(error).__name__, message, str(error), utc_now()))
         if settings.progress:
             print(f"{total - len(waiting)} of {total} cells: {cell.id}", flush=True)
     return report

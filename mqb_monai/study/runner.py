@@ -1,4 +1,4 @@
-"""Running the cells of one bundle: the main path of the grid.
+"""Running the cells of one bundle: the main path of the grid, and of ``evaluate``.
 
 lock the unfinished cells -> open the bundle -> build their networks, time one window of each
   -> for every case: read once, FP32 once, every other network, one record each -> the cells' records
@@ -16,18 +16,33 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from mqb_monai.bundle.cases import CaseSource, find_cases
 from mqb_monai.bundle.engines import build_network
 from mqb_monai.bundle.entry_point import find_input_error
+from mqb_monai.bundle.inference import predict
+from mqb_monai.bundle.metadata import input_channels
+from mqb_monai.bundle.open import Bundle, open_bundle
+from mqb_monai.bundle.preprocessing import image_keys, load_case
+from mqb_monai.bundle.quantize import quantize_bundle
 from mqb_monai.errors import InputError
+from mqb_monai.evaluation.case import Case
 from mqb_monai.evaluation.case_runner import CaseRunner
-from mqb_monai.evaluation.scored_bundle import ScoredBundle, make_checkpoint, open_bundle, total_bytes
 from mqb_monai.evaluation.settings import Settings, utc_now
 from mqb_monai.quantization import SCHEMES
-from mqb_monai.records.case import case_path
-from mqb_monai.records.cell import CellError, cell_folder, read_cell, write_cell, write_error
-from mqb_monai.study.cell_records import assemble_record
+from mqb_monai.records.evaluation import CaseRecord, EvaluationError
+from mqb_monai.records.evaluation_files import (
+    SUMMARY,
+    case_path,
+    read_case,
+    read_evaluation,
+    write_error,
+    write_evaluation,
+)
+from mqb_monai.study.cell_records import assemble_record, total_bytes
 from mqb_monai.study.cells import Cell
+from mqb_monai.study.scoring import scoring_of
 from mqb_monai.system.lock import Lock, lock_owner
 from mqb_monai.system.timing import time_in_turns
 
@@ -76,31 +91,30 @@ def run_cells(cells: Sequence[Cell], settings: Settings) -> RunReport:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with contextlib.ExitStack() as locks:
-        mine = _lock_unfinished(cells, settings, report, locks)
+        mine = _lock_unfinished(cells, report, locks)
         known = [cell for cell in cells if cell.id not in report.held]
         if not known:
             return report
-        with _recording(known, settings, report):
-            bundle = open_bundle(cells[0].bundle, cells[0].dataset_dir, cells[0].split)
-            _refuse_other_weights(bundle, report.skipped, settings)
+        with _recording(known, report):
+            bundle = locks.enter_context(
+                open_bundle(cells[0].bundle, cells[0].config_file, cells[0].weights).environment()
+            )
+            _refuse_other_weights(bundle, [cell for cell in cells if cell.id in report.skipped])
             for group in _groups_in_memory(bundle, mine):
                 _run_group(bundle, group, settings, report)
     report.seconds = time.monotonic() - started
     return report
 
 
-def _lock_unfinished(
-    cells: Sequence[Cell], settings: Settings, report: RunReport, locks: contextlib.ExitStack
-) -> list[Cell]:
+def _lock_unfinished(cells: Sequence[Cell], report: RunReport, locks: contextlib.ExitStack) -> list[Cell]:
     mine = []
     for cell in cells:
-        folder = cell_folder(settings.runs, cell.id)
-        lock = Lock(folder / "lock")
-        if (folder / "record.json").exists():
+        lock = Lock(cell.folder / "lock")
+        if (cell.folder / SUMMARY).exists():
             report.skipped.append(cell.id)
         elif not lock.acquire():
             report.held[cell.id] = lock_owner(lock.path)
-        elif (folder / "record.json").exists():  # another run finished it between the two questions
+        elif (cell.folder / SUMMARY).exists():  # another run finished it between the two questions
             lock.release()
             report.skipped.append(cell.id)
         else:
@@ -110,7 +124,7 @@ def _lock_unfinished(
 
 
 @contextlib.contextmanager
-def _recording(cells: Sequence[Cell], settings: Settings, report: RunReport) -> Iterator[None]:
+def _recording(cells: Sequence[Cell], report: RunReport) -> Iterator[None]:
     """Whatever goes wrong in the block becomes the error of those cells that are not finished, and the run goes on."""
     try:
         yield
@@ -122,64 +136,93 @@ def _recording(cells: Sequence[Cell], settings: Settings, report: RunReport) -> 
                 continue
             report.failed[cell.id] = message
             if cell.id not in report.skipped:
-                details = traceback.format_exc()
-                write_error(
-                    settings.runs, CellError(cell.id, type(known or error).__name__, message, details, utc_now())
+                details = EvaluationError(
+                    cell.id, type(known or error).__name__, message, traceback.format_exc(), utc_now()
                 )
+                with contextlib.suppress(InputError):  # a full disk: the message itself is what must not be lost
+                    write_error(cell.folder, details)
 
 
-def _refuse_other_weights(bundle: ScoredBundle, finished: Sequence[str], settings: Settings) -> None:
-    for identity in finished:
-        path = cell_folder(settings.runs, identity) / "record.json"
-        found = read_cell(path).provenance.weights_sha256
+def _refuse_other_weights(bundle: Bundle, finished: Sequence[Cell]) -> None:
+    for cell in finished:
+        found = read_evaluation(cell.folder).weights_sha256
         if found != bundle.weights_sha256:
             raise InputError(
-                f"{path} was made with other weights ({found[:12]}) than {bundle.root / 'models' / 'model.pt'} holds "
+                f"{cell.folder / SUMMARY} was made with other weights ({found[:12]}) than {bundle.weights_path} holds "
                 f"now ({bundle.weights_sha256[:12]}). Give another folder with --out, or delete the bundle's folders "
                 "in cells."
             )
 
 
-def _groups_in_memory(bundle: ScoredBundle, cells: Sequence[Cell]) -> list[list[Cell]]:
+def _groups_in_memory(bundle: Bundle, cells: Sequence[Cell]) -> list[list[Cell]]:
     """As many cells at a time as have room for their networks in half of the free memory, at twice the FP32 size."""
     room = psutil.virtual_memory().available / 2
     size = max(1, int(room // max(2 * total_bytes(bundle.network), 1)))
     return [list(cells[start : start + size]) for start in range(0, len(cells), size)]
 
 
-def _run_group(bundle: ScoredBundle, cells: Sequence[Cell], settings: Settings, report: RunReport) -> None:
-    x = torch.randn(bundle.input_shape, generator=torch.Generator().manual_seed(0)).to(bundle.device)
+def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report: RunReport) -> None:
+    cases = find_cases(cells[0].source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))
     networks: dict[Cell, nn.Module] = {}
     for cell in cells:
-        with _recording([cell], settings, report):
-            network = _build(bundle, cell, settings)
-            _timed_forward(network)(x)  # what cannot run fails here, by itself
-            networks[cell] = network
-    latency_ms = time_in_turns(
-        {cell.id: _timed_forward(network) for cell, network in networks.items()}, x, settings.repeats
+        with _recording([cell], report):
+            networks[cell] = _build(bundle, cell, settings)
+    latency_ms = _latencies(bundle, networks, settings, report)
+    runner = CaseRunner(
+        read=lambda case: load_case(bundle, case, settings.ignore_label),
+        infer=lambda network, loaded: predict(bundle, network, loaded),
+        scoring_for=scoring_of(bundle, settings),
+        fp32=bundle.network,
+        fp32_folder=cells[0].fp32_folder,
+        weights_sha256=bundle.weights_sha256,
     )
-    runner = CaseRunner(bundle, cells[0], settings)
-    for case in runner.progress(bundle.cases):
-        _run_case(runner, case, networks, settings, report)
+    for case in tqdm(cases, desc=bundle.name, unit="case", disable=not settings.progress):
+        _run_case(runner, case, networks, report)
     report.reading_saved_s += runner.reading_saved_s
     report.fp32_saved_s += runner.fp32_saved_s
     for cell in networks:
-        with _recording([cell], settings, report):
-            cases, reference = runner.records_of(cell), runner.records_of(runner.reference)
-            write_cell(settings.runs, assemble_record(cell, bundle, cases, reference, latency_ms[cell.id], settings))
+        with _recording([cell], report):
+            runner.resume(cases[0])
+            records = [_records_of(folder, cases) for folder in (cell.folder, cell.fp32_folder)]
+            seconds = runner.reading_s, latency_ms[cell]
+            write_evaluation(cell.folder, assemble_record(cell, bundle, runner.scoring, *records, *seconds, settings))
             report.finished.append(cell.id)
-            for name in bundle.cases:
-                case_path(cell_folder(settings.runs, cell.id), name, ".npz").unlink(missing_ok=True)
+            for case in cases:
+                case_path(cell.folder, case.name, ".npz").unlink(missing_ok=True)
 
 
-def _build(bundle: ScoredBundle, cell: Cell, settings: Settings) -> nn.Module:
-    if cell.scheme in SCHEMES and not (bundle.quantized_dir / f"{cell.scheme}.pt").is_file():
-        make_checkpoint(bundle, cell.scheme)
+def _records_of(folder: Any, cases: Sequence[Case]) -> list[CaseRecord]:
+    records = [read_case(folder, case.name) for case in cases]
+    if None in records:
+        raise InputError(f"a case of {folder} has gone since it was run. Start the same command again.")
+    return records
+
+
+def _build(bundle: Bundle, cell: Cell, settings: Settings) -> nn.Module:
+    if settings.make_checkpoints and cell.scheme in SCHEMES:
+        if not (bundle.quantized_dir / f"{cell.scheme}.pt").is_file():
+            calibration = CaseSource(dataset_dir=cell.source.dataset_dir, split="calibration")
+            quantize_bundle(bundle, cell.scheme, calibration, progress=False)
     folders = bundle.quantized_dir, bundle.engines_dir
     network = build_network(
         bundle.network, cell.scheme, cell.backend, *folders, bundle.input_shape, threads=settings.threads
     )
     return network.eval()
+
+
+def _latencies(
+    bundle: Bundle, networks: dict[Cell, nn.Module], settings: Settings, report: RunReport
+) -> dict[Cell, float]:
+    """Milliseconds of one window; networks that cannot run it are taken out. NaN where the input has no fixed shape."""
+    if bundle.input_shape is None:
+        return dict.fromkeys(networks, float("nan"))
+    x = torch.randn(bundle.input_shape, generator=torch.Generator().manual_seed(0)).to(bundle.device)
+    for cell in list(networks):
+        with _recording([cell], report):
+            _timed_forward(networks[cell])(x)  # what cannot run fails here, by itself
+        if cell.id in report.failed:
+            del networks[cell]
+    return time_in_turns({cell: _timed_forward(network) for cell, network in networks.items()}, x, settings.repeats)
 
 
 def _timed_forward(network: nn.Module) -> Callable[[torch.Tensor], Any]:
@@ -192,20 +235,18 @@ def _timed_forward(network: nn.Module) -> Callable[[torch.Tensor], Any]:
     return forward
 
 
-def _run_case(
-    runner: CaseRunner, case: str, networks: dict[Cell, nn.Module], settings: Settings, report: RunReport
-) -> None:
+def _run_case(runner: CaseRunner, case: Case, networks: dict[Cell, nn.Module], report: RunReport) -> None:
     """One case under all networks; those that fail are taken out of ``networks``."""
     todo = []
     for cell in networks:
-        with _recording([cell], settings, report):
-            todo += [] if runner.is_done(cell, case) else [cell]
-    with _recording(todo, settings, report):
+        with _recording([cell], report):
+            todo += [] if runner.is_done(cell.folder, case) else [cell]
+    with _recording(todo, report):
         if todo:
             runner.read(case, len(todo))
     for cell in todo:
-        with _recording([cell], settings, report):
+        with _recording([cell], report):
             if cell.id not in report.failed and not cell.is_reference:  # FP32 was run when the case was read
-                runner.run(cell, networks[cell])
+                runner.run(cell.folder, networks[cell])
     for cell in [cell for cell in networks if cell.id in report.failed]:
         del networks[cell]

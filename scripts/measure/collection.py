@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, build_network, matching_bundles, read_metadata
+from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, build_network, matching_bundles
+from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.records.published import published_rows

@@ -18,6 +18,7 @@ from ignite.handlers import ProgressBar
 from monai.data import DataLoader
 from monai.engines import PrepareBatch, SupervisedEvaluator
 from monai.inferers import Inferer, SlidingWindowInferer
+from torch import nn
 
 from mqb_monai.bundle.cases import (
     CalibrationCases,
@@ -30,8 +31,7 @@ from mqb_monai.bundle.config import BundleParts, read_bundle
 from mqb_monai.bundle.folder import bundle_environment, checked_root
 from mqb_monai.bundle.weights import find_weights, load_bundle_weights
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.calibration import CalibrationHandler
-from mqb_monai.quantization import NotCalibratedWarning, QuantizationRecord, get_scheme
+from mqb_monai.quantization import Calibrator, NotCalibratedWarning, QuantizationRecord, get_scheme, save_quantized
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,22 @@ def quantize_bundle(
         keys = image_keys(parts.preprocessing)
         cases = cases_of_datalist(datalist, keys) if datalist is not None else cases_of_images(patterns, keys)
         load_bundle_weights(parts.network, weights or find_weights(root), parts.weights_keys)
-        handler = CalibrationHandler(parts.network.to(parts.device), scheme, out / f"{scheme}.pt", exclude=exclude)
-        _calibrate(parts, CalibrationCases(cases, parts.preprocessing), handler, progress)
-    return QuantizedBundle(handler.path, handler.quantized.quantization_record, len(cases))
+        calibrator = Calibrator(parts.network.to(parts.device), scheme, exclude=exclude)
+        quantized = _calibrate(parts, CalibrationCases(cases, parts.preprocessing), calibrator, progress)
+        path = out / f"{scheme}.pt"
+        save_quantized(quantized, path)
+    return QuantizedBundle(path, quantized.quantization_record, len(cases))
 
 
-def _calibrate(parts: BundleParts, cases: CalibrationCases, handler: CalibrationHandler, progress: bool) -> None:
+def _calibrate(parts: BundleParts, cases: CalibrationCases, calibrator: Calibrator, progress: bool) -> nn.Module:
     evaluator = _evaluator(parts, cases)
-    handler.attach(evaluator)
     if progress:
         ProgressBar(desc="calibrating", persist=True).attach(evaluator)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), calibrator:
         # The record names these layers, and the command line prints them.
         warnings.simplefilter("ignore", NotCalibratedWarning)
         evaluator.run()
+        return calibrator.finish()
 
 
 def _evaluator(parts: BundleParts, cases: CalibrationCases) -> SupervisedEvaluator:

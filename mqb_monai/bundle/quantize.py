@@ -19,14 +19,7 @@ from mqb_monai.bundle.inference import NamingInferer, run_evaluator
 from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
 from mqb_monai.bundle.preprocessing import image_keys, preprocess
-from mqb_monai.quantization import (
-    NotCalibratedWarning,
-    QuantizationRecord,
-    apply_calibration,
-    attach_observers,
-    get_scheme,
-    save_quantized,
-)
+from mqb_monai.quantization import Calibrator, NotCalibratedWarning, QuantizationRecord, get_scheme, save_quantized
 
 
 @dataclass(frozen=True)
@@ -70,15 +63,11 @@ def quantize_bundle(
     with bundle.environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCalibratedWarning)  # the record names these layers
         cases = find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))
-        hooks = attach_observers(bundle.network, scheme, exclude=exclude)
-        try:
+        with Calibrator(bundle.network, scheme, exclude=exclude) as calibrator:
             for case in tqdm(cases, desc="calibrating", unit="case", disable=not progress):
                 batch = list_data_collate([preprocess(bundle, case)])
                 run_evaluator(bundle, bundle.network, batch, CalibrationInferer(bundle.inferer))
-            calibration = hooks.finish()
-        finally:
-            hooks.remove()
-        quantized = apply_calibration(bundle.network, calibration)
+            quantized = calibrator.finish()
         save_quantized(quantized, path)
     return QuantizedBundle(path, quantized.quantization_record, len(cases))
 

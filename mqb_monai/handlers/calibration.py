@@ -10,14 +10,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from torch import nn
 
-from mqb_monai.quantization import (
-    CalibrationHooks,
-    Scheme,
-    apply_calibration,
-    attach_observers,
-    get_scheme,
-    save_quantized,
-)
+from mqb_monai.quantization import Calibrator, Scheme, save_quantized
 from mqb_monai.system.memory import PeakMemory
 
 
@@ -43,13 +36,9 @@ class CalibrationHandler:
         include: str | Sequence[str] = ("*",),
         exclude: str | Sequence[str] = (),
     ) -> None:
-        self.network = network
-        self.scheme = get_scheme(scheme)
         self.path = Path(path)
-        self.include = include
-        self.exclude = exclude
         self.quantized: nn.Module | None = None
-        self._hooks: CalibrationHooks | None = None
+        self._calibrator = Calibrator(network, scheme, include, exclude)
         self._memory = PeakMemory()
         self._started = 0.0
 
@@ -61,16 +50,15 @@ class CalibrationHandler:
     def _observe(self, engine: Engine) -> None:
         self._started = time.monotonic()
         self._memory.start()
-        self._hooks = attach_observers(self.network, self.scheme, include=self.include, exclude=self.exclude)
+        self._calibrator.start()
 
     def _finish(self, engine: Engine) -> None:
-        calibration = self._hooks.finish()
-        self.quantized = apply_calibration(self.network, calibration)
+        self.quantized = self._calibrator.finish()
         save_quantized(self.quantized, self.path)
         seconds, peak_mib = time.monotonic() - self._started, self._memory.stop()
-        num_layers = len(calibration.calls) - len(calibration.not_calibrated)
+        record = self.quantized.quantization_record
         print(
-            f"quantized {num_layers} layers under {self.scheme.name} "
+            f"quantized {len(record.layers)} layers under {record.scheme} "
             f"from {engine.state.iteration} volumes in {seconds:.1f} s, "
             f"peak memory {peak_mib:.0f} MiB\n"
             f"written: {self.path} and its record {self.path.with_suffix('.json')}",
@@ -79,7 +67,6 @@ class CalibrationHandler:
 
     def _abandon(self, engine: Engine, error: BaseException) -> None:
         """Take the hooks off again, whatever stopped the run (Ctrl-C included), and let the error pass."""
-        if self._hooks is not None:
-            self._hooks.remove()
+        self._calibrator.stop()
         self._memory.stop()
         raise error

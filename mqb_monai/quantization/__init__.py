@@ -7,21 +7,20 @@ layers), :mod:`swap` (which and where), :mod:`operations` (additions, concatenat
 :mod:`quantize_points` (the result).
 """
 
-from mqb_monai.quantization.calibrate import Calibration, CalibrationHooks, attach_observers, calibrate
+from mqb_monai.quantization.calibrate import Calibration
 from mqb_monai.quantization.checkpoint.checkpoint import load_quantized, save_quantized
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
 from mqb_monai.quantization.coverage import Coverage, count_coverage
-from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode
+from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode, quantized_layers
 from mqb_monai.quantization.operations.points import OperationPoint, operation_points
 from mqb_monai.quantization.operations.quantize_points import QuantizePoint, quantize_points
 from mqb_monai.quantization.quantizer import (
+    Calibrator,
     NotCalibratedWarning,
     OutsideLayerWarning,
-    QuantizationRecord,
-    apply_calibration,
     quantize,
-    quantized_layers,
 )
+from mqb_monai.quantization.record import QuantizationRecord
 from mqb_monai.quantization.scheme import SCHEMES, LayerSpec, QuantSpec, Scheme, get_scheme
 from mqb_monai.quantization.swap import find_layers
 
@@ -29,7 +28,7 @@ __all__ = [
     "QUANTIZED",
     "SCHEMES",
     "Calibration",
-    "CalibrationHooks",
+    "Calibrator",
     "Coverage",
     "LayerSpec",
     "NotCalibratedWarning",
@@ -40,9 +39,6 @@ __all__ = [
     "QuantizePoint",
     "QuantizedLayer",
     "Scheme",
-    "apply_calibration",
-    "attach_observers",
-    "calibrate",
     "count_coverage",
     "export_mode",
     "find_layers",

@@ -49,14 +49,10 @@ class Calibration:
         return tuple(name for name, count in self.calls.items() if count == 0)
 
 
-class CalibrationHooks:
-    """Observers on a float network's layers, until :meth:`finish` or :meth:`remove`.
+class Observers:
+    """Observers before a float network's layers, until :meth:`finish` or :meth:`remove`; the caller runs the network.
 
-    For whoever runs the network in a way of their own (a sliding-window inferer, an Ignite engine)::
-
-        with attach_observers(network, "w8a8_per_channel") as hooks:
-            ...  # run the network, in eval mode
-            calibration = hooks.finish()
+    Each layer's ``forward`` is observed, and not its call: ``layer.forward(x)`` runs no hooks.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class CalibrationHooks:
         left_out: dict[str, str],
         scheme: Scheme,
         operations: OperationObservers | None = None,
-    ):
+    ) -> None:
         self.scheme, self.left_out, self.layers = scheme, left_out, list(layers)
         self.specs = {layer.name: scheme.layer_spec(layer_kind(layer.module)) for layer in self.layers}
         self.calls = {layer.name: 0 for layer in self.layers}
@@ -141,7 +137,7 @@ class CalibrationHooks:
             handle.remove()
         self._handles.clear()
 
-    def __enter__(self) -> CalibrationHooks:
+    def __enter__(self) -> Observers:
         return self
 
     def __exit__(self, *exception) -> None:
@@ -153,7 +149,7 @@ def attach_observers(
     scheme: str | Scheme,
     include: str | Iterable[str] = ("*",),
     exclude: str | Iterable[str] = (),
-) -> CalibrationHooks:
+) -> Observers:
     """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``.
 
     Args:
@@ -174,39 +170,7 @@ def attach_observers(
             raise name_layer(InputError("NaN or Inf in its weight"), layer.name)
     spec = scheme.operations
     operations = None if spec is None else OperationObservers(network, spec, include, exclude)
-    return CalibrationHooks(network, layers, left_out, scheme, operations)
-
-
-def calibrate(
-    network: nn.Module,
-    scheme: str | Scheme,
-    batches: Iterable[torch.Tensor],
-    include: str | Iterable[str] = ("*",),
-    exclude: str | Iterable[str] = (),
-) -> Calibration:
-    """Run ``network`` on ``batches`` in eval mode and collect the qparams of its layers' inputs.
-
-    Afterwards ``network`` is as before: weights, hooks, and each module's training mode.
-
-    Args:
-        network: the float network.
-        scheme: a name or a :class:`Scheme`.
-        batches: float tensors ``(B, C, H, W, D)`` (or ``(B, C, H, W)``), moved to the network's device; no labels.
-        include, exclude: name patterns, see :func:`~mqb_monai.quantization.swap.select_layers`.
-
-    Raises:
-        InputError: no data, a batch that is no tensor, NaN or Inf in what a layer gets (the layer is named), and what
-            :func:`attach_observers` raises.
-    """
-    if isinstance(batches, torch.Tensor):  # iterating would drop the batch axis, and run all the same
-        raise InputError("batches must be an iterable of tensors (B, C, H, W, D), got one tensor; put it in a list")
-    device = network_device(network)
-    with attach_observers(network, scheme, include, exclude) as hooks, inference_only(network):
-        for batch in batches:
-            if not isinstance(batch, torch.Tensor):
-                raise InputError(f"batches must yield tensors (B, C, H, W, D), got {type(batch).__name__}")
-            network(batch.to(device))
-        return hooks.finish()
+    return Observers(network, layers, left_out, scheme, operations)
 
 
 def network_device(network: nn.Module) -> torch.device:

@@ -219,6 +219,11 @@ def layer_kind(module: nn.Module) -> str:
     return "pointwise" if pointwise else "conv"
 
 
+def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
+    """The quantized layers of a network by their first names; empty for a float network."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
+
+
 @contextmanager
 def export_mode(network: nn.Module) -> Iterator[nn.Module]:
     """Within the block every quantized layer of ``network`` shows its weight's quantization to the exporter."""

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-import platform
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import nn
 
-from mqb_monai import __version__
 from mqb_monai.errors import InputError
-from mqb_monai.quantization.calibrate import Calibration, calibrate
+from mqb_monai.quantization.calibrate import (
+    Calibration,
+    Observers,
+    attach_observers,
+    inference_only,
+    network_device,
+)
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
-from mqb_monai.quantization.coverage import Coverage
 from mqb_monai.quantization.layer_weight import quantize_weight
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
 from mqb_monai.quantization.operations.forward import add_operation_points
-from mqb_monai.quantization.operations.points import operation_points
 from mqb_monai.quantization.operations.products import Product
 from mqb_monai.quantization.operations.replace import modules_with_products
-from mqb_monai.quantization.scheme import LayerSpec, Scheme
+from mqb_monai.quantization.record import make_record
+from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
 from mqb_monai.quantization.swap import name_layer, parent_type, replace_modules
 
 
@@ -34,43 +36,81 @@ class OutsideLayerWarning(UserWarning):
     """Products that no layer does stay float: ``F.conv3d``, ``F.linear``; attention, where the scheme quantizes it."""
 
 
-@dataclass(frozen=True)
-class QuantizationRecord:
-    """How a network was quantized, readable; the ``<scheme>.json`` beside a checkpoint.
+class Calibrator:
+    """Calibrates a network that the caller runs in a way of their own, and quantizes it.
+
+    ::
+
+        with Calibrator(network, "w8a8_engine") as calibrator:
+            ...  # run the network in eval mode: by a sliding-window inferer, by an Ignite engine
+            quantized = calibrator.finish()
+
+    Where no block can hold the run, :meth:`start` and :meth:`stop` do what entering and leaving it do.
+
+    Args:
+        network: the float network; neither its weights nor its hooks and modes are changed.
+        scheme: ``w8a8_per_channel`` and the like, see :data:`~mqb_monai.quantization.scheme.SCHEMES`, or a ``Scheme``.
+        include, exclude: patterns of layer names, see :func:`~mqb_monai.quantization.swap.select_layers`.
 
     Attributes:
-        scheme: the scheme's name.
-        specs: the scheme's :class:`QuantSpec` fields by ``conv_input``, ``conv_weight``, ...
-        layers: of every quantized layer, by its first name: ``type``, ``names``, ``input`` and ``weight`` (num_bits,
-            granularity, symmetric, observer, and the least and greatest ``scale`` and ``zero_point``; null where
-            dynamic).
-        left_out: layers that stay float by choice or because they must, and why.
-        not_calibrated: layers that stay float because they saw no data.
-        versions: of this package, torch and Python.
-        weights_sha256: of the FP32 weights it came from
-            (:func:`~mqb_monai.quantization.checkpoint.fingerprint.weights_sha256`).
-        changes: what an algorithm did beyond rounding, for the reader.
-        coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
-            multiply-adds that is quantized, and by name what stays float outside of layers.
-        operations: of every quantize point of operations, by its name: ``operation``, ``operands`` (how many),
-            ``calls`` (of how many such calls in one forward of its module it is one) and ``scale``, a list: one for all
-            operands, or one for each operand of a ``matmul``.
+        calibration: what was found, after :meth:`finish`.
+
+    Raises:
+        InputError: an unknown scheme.
     """
 
-    scheme: str
-    specs: dict
-    layers: dict
-    left_out: dict
-    not_calibrated: list
-    versions: dict
-    weights_sha256: str
-    changes: list = field(default_factory=list)
-    coverage: dict = field(default_factory=dict)
-    operations: dict = field(default_factory=dict)
+    def __init__(
+        self,
+        network: nn.Module,
+        scheme: str | Scheme,
+        include: str | Iterable[str] = ("*",),
+        exclude: str | Iterable[str] = (),
+    ) -> None:
+        self.network, self.scheme = network, get_scheme(scheme)
+        self.include, self.exclude = include, exclude
+        self.calibration: Calibration | None = None
+        self._observers: Observers | None = None
 
-    def to_dict(self) -> dict:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+    def start(self) -> None:
+        """Set the observers before the chosen layers.
+
+        Raises:
+            InputError: a network quantized already, no quantizable layer, a pattern that matches nothing, NaN or Inf in
+                a layer's weight (the layer is named).
+        """
+        self._observers = attach_observers(self.network, self.scheme, self.include, self.exclude)
+
+    def observe(self, batch: torch.Tensor) -> None:
+        """Run the network in eval mode on one ``batch`` ``(B, C, H, W, D)``, moved to its device.
+
+        Raises:
+            InputError: something other than a tensor, NaN or Inf in what a layer gets (the layer is named).
+        """
+        if not isinstance(batch, torch.Tensor):
+            raise InputError(f"batches must yield tensors (B, C, H, W, D), got {type(batch).__name__}")
+        with inference_only(self.network):
+            self.network(batch.to(network_device(self.network)))
+
+    def finish(self) -> nn.Module:
+        """Remove the observers and return the quantized network, a new one, with its record.
+
+        Raises:
+            InputError: no layer saw any data.
+        """
+        self.calibration = self._observers.finish()
+        return _quantized_network(self.network, self.calibration)
+
+    def stop(self) -> None:
+        """Remove the observers, whatever happened; the network is as before."""
+        if self._observers is not None:
+            self._observers.remove()
+
+    def __enter__(self) -> Calibrator:
+        self.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
 
 
 def quantize(
@@ -100,18 +140,15 @@ def quantize(
         InputError: an unknown scheme, no quantizable layer, a pattern that matches nothing, no calibration data, NaN or
             Inf in a layer's weight or input (the layer is named).
     """
-    return apply_calibration(network, calibrate(network, scheme, batches, include, exclude))
+    if isinstance(batches, torch.Tensor):  # iterating would drop the batch axis, and run all the same
+        raise InputError("batches must be an iterable of tensors (B, C, H, W, D), got one tensor; put it in a list")
+    with Calibrator(network, scheme, include, exclude) as calibrator:
+        for batch in batches:
+            calibrator.observe(batch)
+        return calibrator.finish()
 
 
-def apply_calibration(network: nn.Module, calibration: Calibration) -> nn.Module:
-    """The second half of :func:`quantize`, for those who calibrated by ``attach_observers``.
-
-    Args:
-        network: the float network that was calibrated; stays as it is.
-
-    Raises:
-        InputError: NaN or Inf in a layer's weight (the layer is named).
-    """
+def _quantized_network(network: nn.Module, calibration: Calibration) -> nn.Module:
     sha256 = weights_sha256(network.state_dict())
     quantized = copy.deepcopy(network)
     modules = dict(quantized.named_modules(remove_duplicate=False))
@@ -157,41 +194,3 @@ def _quantized_layer(module, name: str, spec: LayerSpec, calibration: Calibratio
         layer.weight = shared[1]
     weights[key] = (weight, layer.weight)
     return layer
-
-
-def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
-    """The quantized layers of a network by their first names; empty for a float network."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
-
-
-def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> QuantizationRecord:
-    """The record of a network whose layers were just replaced."""
-    scheme = {name: value for name, value in asdict(calibration.scheme).items() if value is not None}
-    layers, points = quantized_layers(quantized), operation_points(quantized)
-    return QuantizationRecord(
-        scheme=scheme.pop("name"),
-        specs=scheme,
-        layers={name: _layer_record(layer, calibration.names[name]) for name, layer in layers.items()},
-        left_out=dict(calibration.left_out),
-        not_calibrated=list(calibration.not_calibrated),
-        versions={"mqb_monai": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
-        weights_sha256=sha256,
-        coverage=Coverage.of(calibration.products, layers, modules_with_products(points)).summary(),
-        operations={name: point.record() for name, point in points.items()},
-    )
-
-
-def _layer_record(layer: QuantizedLayer, names: tuple[str, ...]) -> dict:
-    def tensor(spec, scale, zero_point):
-        ends = {"scale": scale, "zero_point": zero_point}
-        ranges = {
-            key: None if value is None else [value.min().item(), value.max().item()] for key, value in ends.items()
-        }
-        return asdict(spec) | ranges
-
-    return {
-        "type": parent_type(layer).__name__,
-        "names": list(names),
-        "input": tensor(layer.spec.input, layer.input_scale, layer.input_zero_point),
-        "weight": tensor(layer.spec.weight, layer.weight_scale, layer.weight_zero_point),
-    }

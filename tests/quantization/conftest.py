@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mqb_monai.quantization import NotCalibratedWarning, quantize
+from mqb_monai.quantization.calibrate import attach_observers, inference_only
 
 
 @pytest.fixture
@@ -17,6 +18,19 @@ def modelopt_fake_quantize():
         warnings.simplefilter("ignore")  # its own imports warn
         tensor_quant = pytest.importorskip("modelopt.torch.quantization.tensor_quant")
     return lambda x, amax, num_bits: tensor_quant.fake_tensor_quant(x, amax, None, num_bits, False, False)
+
+
+@pytest.fixture
+def calibrate():
+    """The first half of ``quantize``: what calibration on ``batches`` finds out."""
+
+    def run(network, scheme, batches, **options):
+        with attach_observers(network, scheme, **options) as observers, inference_only(network):
+            for batch in batches:
+                network(batch)
+            return observers.finish()
+
+    return run
 
 
 @pytest.fixture

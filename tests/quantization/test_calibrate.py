@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import apply_calibration, attach_observers, calibrate, count_coverage, quantize
+from mqb_monai.quantization import Calibrator, count_coverage, quantize
 
 
-def test_calibrate_by_hand():
+def test_calibrate_by_hand(calibrate):
     network = nn.Sequential(nn.Conv3d(2, 3, 1), nn.Conv3d(3, 1, 3))
     network[0].weight.data.fill_(1.0)
     network[0].bias.data.fill_(-1.0)
@@ -20,14 +20,14 @@ def test_calibrate_by_hand():
     assert calibration.calls == {"0": 2, "1": 2}
 
 
-def test_calibrate_dynamic_layers_count_calls_only(network, x):
+def test_calibrate_dynamic_layers_count_calls_only(calibrate, network, x):
     calibration = calibrate(network, "w8a8_adaptive", [x, x])
     assert set(calibration.qparams) == {"conv", "up"}
     assert calibration.calls == {"conv": 2, "up": 2, "pointwise": 2, "linear": 2, "unused": 0}
     assert calibration.not_calibrated == ("unused",)
 
 
-def test_calibrate_leaves_the_network_as_it_was(network, x):
+def test_calibrate_leaves_the_network_as_it_was(calibrate, network, x):
     network.train()
     network.norm.eval()
     modes = [module.training for module in network.modules()]
@@ -38,7 +38,7 @@ def test_calibrate_leaves_the_network_as_it_was(network, x):
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_calibrate_cleans_up_after_an_error(network, x):
+def test_calibrate_cleans_up_after_an_error(calibrate, network, x):
     network.train()
     with pytest.raises(RuntimeError, match="channels"):
         calibrate(network, "w8a8_per_tensor", [x[:, :1]])
@@ -47,61 +47,62 @@ def test_calibrate_cleans_up_after_an_error(network, x):
 
 
 @pytest.mark.parametrize("batches", [[], [torch.zeros(0, 3, 4, 4, 4)]])
-def test_calibrate_without_data(network, batches):
+def test_calibrate_without_data(calibrate, network, batches):
     with pytest.raises(InputError, match="no calibration data"):
         calibrate(network, "w8a8_per_tensor", batches)
 
 
 def test_calibrate_refuses_what_is_no_list_of_tensors(network, x):
     with pytest.raises(InputError, match="put it in a list"):
-        calibrate(network, "w8a8_per_tensor", x)
+        quantize(network, "w8a8_per_tensor", x)
     with pytest.raises(InputError, match=r"must yield tensors .*got dict"):
-        calibrate(network, "w8a8_per_tensor", [{"image": x}])
+        quantize(network, "w8a8_per_tensor", [{"image": x}])
 
 
-def test_calibrate_names_the_layer_that_nan_reaches(network, x):
+def test_calibrate_names_the_layer_that_nan_reaches(calibrate, network, x):
     network.norm.running_var.fill_(float("nan"))
     with pytest.raises(InputError, match="layer up: NaN or Inf in the data that reaches it in calibration"):
         calibrate(network, "w8a8_per_tensor", [x])
 
 
-def test_calibrate_names_the_layer_whose_weight_is_nan(network, x):
+def test_calibrate_names_the_layer_whose_weight_is_nan(calibrate, network, x):
     network.up.weight.data[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="layer up: NaN or Inf in its weight"):
         calibrate(network, "w8a8_per_tensor", [x])
     assert calibrate(network, "w8a8_per_tensor", [x * 0], include="conv").calls == {"conv": 1}
 
 
-def test_attached_observers_give_what_quantize_gives(network, x):
-    with attach_observers(network, "w8a8_per_channel", exclude=["unused"]) as hooks, torch.no_grad():
+def test_calibrator_gives_what_quantize_gives(network, x):
+    with Calibrator(network, "w8a8_per_channel", exclude=["unused"]) as calibrator, torch.no_grad():
         network(x)
-        calibration = hooks.finish()
+        qnet = calibrator.finish()
     assert not any(module._forward_pre_hooks for module in network.modules())
-    qnet = apply_calibration(network, calibration)
     expected = quantize(network, "w8a8_per_channel", [x], exclude=["unused"])
     assert torch.equal(qnet(x), expected(x))
 
 
-def test_attached_observers_without_data(network):
-    hooks = attach_observers(network, "w8a8_per_channel")
+def test_calibrator_without_data_leaves_the_network_as_it_was(network):
+    calibrator = Calibrator(network, "w8a8_per_channel")
+    calibrator.stop()  # before it started: nothing to do
+    calibrator.start()
     with pytest.raises(InputError, match="no calibration data"):
-        hooks.finish()
+        calibrator.finish()
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_calibrate_counts_the_first_call_that_computes(network, x):
+def test_calibrate_counts_the_first_call_that_computes(calibrate, network, x):
     calibration = calibrate(network, "w8a8_per_channel", [x[:0], x[:1], x, x])
     once = count_coverage(network, x[:1])
     assert {product.module: count for product, count in calibration.products.items() if count} == once.layers
 
 
-def test_attached_observers_forget_a_call_that_raised(network, x):
-    with attach_observers(network, "w8a8_per_channel") as hooks, torch.no_grad():
+def test_calibrator_forgets_a_call_that_raised(network, x):
+    with Calibrator(network, "w8a8_per_channel", exclude="unused") as calibrator, torch.no_grad():
         network.linear.forward = None
         with pytest.raises(TypeError, match="not callable"):
             network(x)
         del network.linear.forward
         network(x)
-        calibration = hooks.finish()
-    assert sum(calibration.products.values()) == count_coverage(network, x).total
+        calibrator.finish()
+    assert sum(calibrator.calibration.products.values()) == count_coverage(network, x).total
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

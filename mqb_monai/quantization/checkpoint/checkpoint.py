@@ -23,7 +23,7 @@ from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
 from mqb_monai.quantization.operations.forward import add_operation_points
 from mqb_monai.quantization.operations.points import buffer_names, operation_entries, restored_qparams
 from mqb_monai.quantization.operations.replace import split_name
-from mqb_monai.quantization.quantizer import QuantizationRecord
+from mqb_monai.quantization.record import QuantizationRecord
 from mqb_monai.quantization.scheme import LayerSpec, QuantSpec
 from mqb_monai.quantization.swap import Layer, find_layers, name_layer, parent_type, replace_modules
 

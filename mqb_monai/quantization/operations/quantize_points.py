@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mqb_monai.quantization.modules import quantized_layers
 from mqb_monai.quantization.operations.points import buffer_name, operation_points
-from mqb_monai.quantization.quantizer import quantized_layers
 
 
 @dataclass(frozen=True)

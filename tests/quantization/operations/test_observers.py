@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import calibrate
+from mqb_monai.quantization.calibrate import attach_observers
 from mqb_monai.quantization.operations.observers import carries
 
 
@@ -24,6 +24,13 @@ class Network(nn.Module):
 
     def forward(self, x):
         return self.second(self.between(self, self.first(x), x))
+
+
+def calibrate(network, scheme, batches, **options):
+    with attach_observers(network, scheme, **options) as observers, torch.no_grad():
+        for batch in batches:
+            network(batch)
+        return observers.finish()
 
 
 def points(between, features=4, batches=None, exclude=()):

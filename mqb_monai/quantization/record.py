@@ -1,0 +1,89 @@
+"""What was done to a network, readable: the JSON beside a checkpoint."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from mqb_monai import __version__
+from mqb_monai.quantization.calibrate import Calibration
+from mqb_monai.quantization.coverage import Coverage
+from mqb_monai.quantization.modules import QuantizedLayer, quantized_layers
+from mqb_monai.quantization.operations.points import operation_points
+from mqb_monai.quantization.operations.replace import modules_with_products
+from mqb_monai.quantization.swap import parent_type
+
+
+@dataclass(frozen=True)
+class QuantizationRecord:
+    """How a network was quantized, readable; the ``<scheme>.json`` beside a checkpoint.
+
+    Attributes:
+        scheme: the scheme's name.
+        specs: the scheme's :class:`QuantSpec` fields by ``conv_input``, ``conv_weight``, ...
+        layers: of every quantized layer, by its first name: ``type``, ``names``, ``input`` and ``weight`` (num_bits,
+            granularity, symmetric, observer, and the least and greatest ``scale`` and ``zero_point``; null where
+            dynamic).
+        left_out: layers that stay float by choice or because they must, and why.
+        not_calibrated: layers that stay float because they saw no data.
+        versions: of this package, torch and Python.
+        weights_sha256: of the FP32 weights it came from
+            (:func:`~mqb_monai.quantization.checkpoint.fingerprint.weights_sha256`).
+        changes: what an algorithm did beyond rounding, for the reader.
+        coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
+            multiply-adds that is quantized, and by name what stays float outside of layers.
+        operations: of every quantize point of operations, by its name: ``operation``, ``operands`` (how many),
+            ``calls`` (of how many such calls in one forward of its module it is one) and ``scale``, a list: one for all
+            operands, or one for each operand of a ``matmul``.
+    """
+
+    scheme: str
+    specs: dict
+    layers: dict
+    left_out: dict
+    not_calibrated: list
+    versions: dict
+    weights_sha256: str
+    changes: list = field(default_factory=list)
+    coverage: dict = field(default_factory=dict)
+    operations: dict = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> QuantizationRecord:
+    """The record of a network whose layers were just replaced."""
+    scheme = {name: value for name, value in asdict(calibration.scheme).items() if value is not None}
+    layers, points = quantized_layers(quantized), operation_points(quantized)
+    return QuantizationRecord(
+        scheme=scheme.pop("name"),
+        specs=scheme,
+        layers={name: _layer_record(layer, calibration.names[name]) for name, layer in layers.items()},
+        left_out=dict(calibration.left_out),
+        not_calibrated=list(calibration.not_calibrated),
+        versions={"mqb_monai": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
+        weights_sha256=sha256,
+        coverage=Coverage.of(calibration.products, layers, modules_with_products(points)).summary(),
+        operations={name: point.record() for name, point in points.items()},
+    )
+
+
+def _layer_record(layer: QuantizedLayer, names: tuple[str, ...]) -> dict:
+    def tensor(spec, scale, zero_point):
+        ends = {"scale": scale, "zero_point": zero_point}
+        ranges = {
+            key: None if value is None else [value.min().item(), value.max().item()] for key, value in ends.items()
+        }
+        return asdict(spec) | ranges
+
+    return {
+        "type": parent_type(layer).__name__,
+        "names": list(names),
+        "input": tensor(layer.spec.input, layer.input_scale, layer.input_zero_point),
+        "weight": tensor(layer.spec.weight, layer.weight_scale, layer.weight_zero_point),
+    }

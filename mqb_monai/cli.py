@@ -16,9 +16,9 @@ from mqb_monai.commands.bench import BENCH
 from mqb_monai.commands.collection import list_command, pack
 from mqb_monai.commands.data import DATA
 from mqb_monai.commands.engine import ENGINE
+from mqb_monai.commands.imports import IMPORT
 from mqb_monai.commands.quantize import quantize
 from mqb_monai.commands.report import report
-from mqb_monai.commands.weights import WEIGHTS
 from mqb_monai.errors import InputError
 
 FLAG = re.compile(r"--.+|-[a-zA-Z].*")  # what fire takes for a flag; "-1" is a value
@@ -27,7 +27,7 @@ FLAG = re.compile(r"--.+|-[a-zA-Z].*")  # what fire takes for a flag; "-1" is a 
 COMMANDS: dict[str, Any] = {
     "list": list_command,
     "data": DATA,
-    "weights": WEIGHTS,
+    "import": IMPORT,
     "quantize": quantize,
     "pack": pack,
     "engine": ENGINE,

@@ -17,11 +17,11 @@ from mqb_monai.commands.bench import BENCH
 from mqb_monai.commands.data import DATA
 from mqb_monai.commands.engine import ENGINE
 from mqb_monai.commands.evaluate import evaluate
+from mqb_monai.commands.imports import IMPORT
 from mqb_monai.commands.list_bundles import list_command
 from mqb_monai.commands.pack import export, pack
 from mqb_monai.commands.quantize import quantize
 from mqb_monai.commands.report import report
-from mqb_monai.commands.weights import WEIGHTS
 from mqb_monai.errors import InputError
 
 FLAG = re.compile(r"--.+|-[a-zA-Z].*")  # what fire takes for a flag; "-1" is a value
@@ -30,7 +30,7 @@ FLAG = re.compile(r"--.+|-[a-zA-Z].*")  # what fire takes for a flag; "-1" is a 
 COMMANDS: dict[str, Any] = {
     "list": list_command,
     "data": DATA,
-    "weights": WEIGHTS,
+    "import": IMPORT,
     "quantize": quantize,
     "evaluate": evaluate,
     "sensitivity": sensitivity,

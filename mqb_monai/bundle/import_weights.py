@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from mqb_monai.bundle.config import read_bundle
-from mqb_monai.bundle.folder import bundle_environment, checked_root
+from mqb_monai.bundle.open import MODEL, open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.networks.transunet import TransUNet, split_in_proj
+from mqb_monai.weights.file import WeightsFile, read_weights
+from mqb_monai.weights.names import MappedWeights, floating_dtype, map_weights
 from mqb_monai.weights.patch_merging_origin import check_merging
-from mqb_monai.weights.state_dict import load_tensors, save_weights
-from mqb_monai.weights.upstream_file import UpstreamCheckpoint, read_upstream
-from mqb_monai.weights.upstream_names import MappedWeights, floating_dtype, map_weights
+from mqb_monai.weights.state_dict import save_weights
 
 # Networks whose names are not upstream's: type -> upstream's state dict to ours.
 RENAMED = {TransUNet: split_in_proj}
@@ -34,7 +33,7 @@ class ImportedWeights:
     """
 
     path: Path
-    checkpoint: UpstreamCheckpoint
+    checkpoint: WeightsFile
     mapped: MappedWeights
     merging: str
     dtype: torch.dtype
@@ -49,7 +48,7 @@ def import_weights(
 
     Args:
         bundle: the bundle's folder; its network_def says what must fit.
-        src: the checkpoint (see :func:`~mqb_monai.weights.upstream_file.read_upstream`).
+        src: the checkpoint (see :func:`~mqb_monai.weights.file.read_weights`).
         merging: ``legacy`` or ``current``: SwinUNETR's patch merging in training, where the file does not tell.
         wrapper: take the state dict under this entry of the file.
 
@@ -57,17 +56,17 @@ def import_weights(
         InputError: no such bundle, ``model.pt`` is there already, a file that cannot be read or holds objects other
             than tensors, weights that do not fit the network, or another patch merging. Nothing is written then.
     """
-    root, src = checked_root(bundle), Path(src).expanduser().resolve()
-    target = root / "models" / "model.pt"
+    opened, src = open_bundle(bundle), Path(src).expanduser().resolve()
+    target = opened.root / MODEL
     if target.exists():
         raise InputError(f"{target} is already there: it is never overwritten. Delete it, or move it away, first.")
-    checkpoint = read_upstream(src, wrapper)
-    with bundle_environment(root):
-        network = read_bundle(root).network
+    checkpoint = read_weights(src, wrapper=wrapper)
+    with opened.environment():
+        network = opened.network_def
         origin = check_merging(network, checkpoint, merging)
         rename = RENAMED.get(type(network), dict)
         mapped = map_weights(rename(checkpoint.state), network, src)
-        load_tensors(network, mapped.state, src)
+        network.load_state_dict(mapped.state)
         dtype = floating_dtype(checkpoint.state)
         save_weights(network, target, dtype)
     return ImportedWeights(target, checkpoint, mapped, origin, dtype)

@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mqb_monai.bundle.catalog import MODEL, BundleInfo, find_bundle
 from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation import write_json
 from mqb_monai.system.files import atomic_path
-from mqb_monai.weights.large_files import NAMES as LARGE_FILES
-from mqb_monai.weights.large_files import read_large_files
 
 # What a bundle is; anything else in its folder (data, results, engines, caches) is somebody's own and stays there.
 FOLDERS = ("configs", "docs", "scripts")
+LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
 TOP_LEVEL = ("LICENSE", *LARGE_FILES)
 DIGESTS = ("sha256", "sha1", "md5")
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
@@ -129,7 +130,7 @@ def float_bundle_files(info: BundleInfo) -> dict[str, Path | bytes]:
         raise InputError(
             f"{info.folder} has no weights to pack: expected {MODEL.as_posix()}, or a large_files.yml that says where "
             "they are downloaded. Train the bundle (configs/train.json), or import weights: "
-            f"python -m mqb_monai weights import --bundle {info.folder} --src FILE"
+            f"python -m mqb_monai import weights --bundle {info.folder} --src FILE"
         )
     found = [info.folder / name for name in TOP_LEVEL]
     found += (info.folder / "models").glob("*")
@@ -157,12 +158,16 @@ def fetch_commands(info: BundleInfo) -> tuple[str, ...]:
     Raises:
         InputError: a ``large_files.yml`` that cannot be read.
     """
-    if not any((info.folder / name).is_file() for name in LARGE_FILES):
-        return ("python -m mqb_monai weights import --bundle . --src FILE   (docs/README.md says where FILE is)",)
-    listed = [file.target.relative_to(info.folder) for file in read_large_files(info.folder)]
+    path = next((info.folder / name for name in LARGE_FILES if (info.folder / name).is_file()), None)
+    if path is None:
+        return ("python -m mqb_monai import weights --bundle . --src FILE   (docs/README.md says where FILE is)",)
+    try:
+        listed = [str(file["path"]) for file in yaml.safe_load(path.read_text(encoding="utf-8"))["large_files"]]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f'{path} must hold a list "large_files" of entries with path and url: {error!r}.') from error
     download = "python -m monai.bundle download_large_files --bundle_path ."
-    sources = [path.as_posix() for path in listed if path != MODEL]
-    return (download, *(f"python -m mqb_monai weights import --bundle . --src {path}" for path in sources))
+    sources = [source for source in listed if source != MODEL.as_posix()]
+    return (download, *(f"python -m mqb_monai import weights --bundle . --src {source}" for source in sources))
 
 
 def write_zip(path: Path, name: str, files: Mapping[str, Path | bytes]) -> None:

@@ -101,7 +101,7 @@ def _rows(affine: np.ndarray) -> str:
     return str(np.round(affine[:-1].astype(float), 4).tolist())
 
 
-class LoadImageCased(MapTransform):
+class LoadImageStrictd(MapTransform):
     """:class:`monai.transforms.LoadImaged` for one volume per key, whose failures name the file and what to do.
 
     Gives ``MetaTensor`` without a channel axis, ``(H, W, D)``; a NIfTI ``(H, W, D, 1)`` is passed on as it is. The
@@ -154,7 +154,7 @@ def _load(loader: LoadImage, path: object, name: str) -> MetaTensor:
         ) from error
 
 
-class CheckCased(MapTransform):
+class CheckVolumesd(MapTransform):
     """Check a case right after loading and ``EnsureChannelFirstd``; the data passes through unchanged.
 
     Every key: ``spatial_dims`` spatial axes after the channel axis, all values finite. The label: whole numbers from

@@ -14,7 +14,7 @@ from torch import nn
 
 from mqb_monai.errors import InputError
 from mqb_monai.networks.patch_merging import LegacyPatchMerging
-from mqb_monai.weights.upstream_file import UpstreamCheckpoint
+from mqb_monai.weights.file import WeightsFile
 
 LEGACY, CURRENT = "legacy", "current"
 FIRST_CURRENT = (1, 5)
@@ -38,7 +38,7 @@ def network_merging(network: nn.Module) -> str:
     return CURRENT if any(type(module) is PatchMerging and _is_3d(module) for module in modules) else ""
 
 
-def check_merging(network: nn.Module, checkpoint: UpstreamCheckpoint, merging: str = "") -> str:
+def check_merging(network: nn.Module, checkpoint: WeightsFile, merging: str = "") -> str:
     """Make sure that ``checkpoint`` was trained with the network's patch merging, and return how that is known.
 
     Args:
@@ -77,7 +77,7 @@ def _is_3d(module: PatchMerging) -> bool:
     return module.reduction.in_features == 8 * module.dim  # as many neighbours as are joined: 4 in 2D
 
 
-def _recorded(checkpoint: UpstreamCheckpoint) -> tuple[str, str]:
+def _recorded(checkpoint: WeightsFile) -> tuple[str, str]:
     with checkpoint.path.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 in PUBLIC_FILES:
@@ -90,7 +90,7 @@ def _recorded(checkpoint: UpstreamCheckpoint) -> tuple[str, str]:
     return merging, f"the file says that MONAI {checkpoint.monai_version} wrote it"
 
 
-def _unknown(checkpoint: UpstreamCheckpoint, needed: str) -> str:
+def _unknown(checkpoint: WeightsFile, needed: str) -> str:
     return (
         f"{checkpoint.path} does not say which MONAI trained it. MONAI 1.5 changed SwinUNETR's patch merging: the same "
         f"names and shapes, other results. Pass --merging {LEGACY} for weights trained with MONAI before 1.5 (the "

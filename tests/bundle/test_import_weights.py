@@ -53,7 +53,7 @@ def test_import_weights_writes_what_loads_strictly(bundle, source, tmp_path):
     source["module.aux_out.weight"] = torch.zeros(1)
     result = import_weights(bundle, save(tmp_path, {"net": source, "epoch": 3}))
     assert result.path == bundle / "models" / "model.pt"
-    assert (result.checkpoint.wrapper, result.mapped.prefixes) == ("net", ("module.",))
+    assert (result.checkpoint.wrapper, result.mapped.prefix) == ("net", "module.")
     assert list(result.mapped.left_out) == ["aux_out.weight"]
     loaded = load_weights(unet(), result.path).state_dict()
     assert all(torch.equal(tensor, source[f"module.{name}"]) for name, tensor in loaded.items())  # float32, bit for bit
@@ -133,5 +133,5 @@ def test_import_weights_asks_for_the_patch_merging_and_takes_the_answer(tmp_path
 def test_import_weights_names_an_absent_bundle_or_file(bundle, tmp_path):
     with pytest.raises(InputError, match="no bundle at"):
         import_weights(tmp_path / "absent", tmp_path / "a.pt")
-    with pytest.raises(InputError, match=r"no file at .*a\.pt"):
+    with pytest.raises(InputError, match=r"no weights at .*a\.pt"):
         import_weights(bundle, tmp_path / "a.pt")

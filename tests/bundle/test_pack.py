@@ -103,7 +103,7 @@ def test_pack_bundle_without_weights_names_the_commands_that_fetch_public_ones(b
     packed = pack_bundle(bundle, out=tmp_path / "dist")
     assert packed.fetch == (
         "python -m monai.bundle download_large_files --bundle_path .",
-        "python -m mqb_monai weights import --bundle . --src models/upstream/u.pt",
+        "python -m mqb_monai import weights --bundle . --src models/upstream/u.pt",
     )
     with zipfile.ZipFile(packed.path) as archive:
         names = archive.namelist()

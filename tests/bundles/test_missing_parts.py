@@ -47,7 +47,7 @@ def expected_words(row: dict) -> list[str]:
     source = f"{row['import_options']}--src {row['large_files'][0]['path']}"
     return [
         "In the bundle's folder: python -m monai.bundle download_large_files --bundle_path .",
-        f"python -m mqb_monai weights import --bundle . {source}",
+        f"python -m mqb_monai import weights --bundle . {source}",
     ]
 
 
@@ -69,7 +69,7 @@ def test_import_command_takes_the_downloaded_file_and_valid_options(root, catalo
     assert row["weights_file"] in [file["path"] for file in listed]
     assert all(file["path"].startswith("models/upstream/") for file in listed)  # none loads as it is
     readme = (root / "docs" / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^python -m mqb_monai (weights import .*)$", readme, re.MULTILINE)
+    (command,) = re.findall(r"^python -m mqb_monai (import weights .*)$", readme, re.MULTILINE)
     check_arguments(shlex.split(command))
     legacy = "downsample" in row["network_def"]
     assert ("--merging legacy" in command) == legacy

@@ -22,7 +22,7 @@ from mqb_monai.metrics import dice
 from mqb_monai.quantization.checkpoint.file import read_checkpoint
 from mqb_monai.records.activation_shift import read_shift
 from mqb_monai.records.sensitivity import read_sensitivity
-from mqb_monai.weights.state_dict import read_state_dict
+from mqb_monai.weights.file import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY_KEYS = (
@@ -208,9 +208,9 @@ def test_inference_runs_without_this_package(bundle, dataset, monkeypatch):
 
 def test_train_writes_model_and_curve_and_resumes(bundle, dataset):
     options = {"batch_size": 1, "num_workers": 0, "val_interval": 1}
-    before = read_state_dict(bundle / "models" / "model.pt")
+    before = read_weights(bundle / "models" / "model.pt").state
     run(bundle, "train", dataset, epochs=1, **options)
-    after = read_state_dict(bundle / "models" / "model.pt")
+    after = read_weights(bundle / "models" / "model.pt").state
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[name], before[name]) for name in before)
     assert {tensor.dtype for tensor in after.values()} == {torch.float16}

@@ -40,7 +40,7 @@ def test_main_without_arguments_lists_every_command(capsys):
     main([])
     lines = capsys.readouterr().out.splitlines()
     data = ("phantom", "hippocampus", "btcv", "abdomenatlas", "wholebrain", "totalsegmentator")
-    expected = ["list", *(f"data {name}" for name in data), "weights import", "weights download", "quantize", "pack"]
+    expected = ["list", *(f"data {name}" for name in data), "import weights", "quantize", "pack"]
     expected += ["engine lint", "engine check"]
     expected += ["bench run", "bench status", "bench table", "report"]
     assert [line[2:26].strip() for line in lines[1:]] == expected
@@ -84,7 +84,7 @@ def test_quantize_says_what_it_wrote_and_how_to_go_on(calls, capsys):
         ("quantize --bundle b --images a.nii b.nii", "quantize: unexpected 'b.nii'. Quote a pattern"),
         ("quantize --bundle b --images", "--images needs a value"),
         ("quantize --bundle --images a.nii", "--bundle needs a value"),
-        ("quantise", "unknown command 'quantise': expected list or data or weights or quantize or pack"),
+        ("quantise", "unknown command 'quantise': expected list or data or import or quantize or pack"),
         ("data phantom --out d --count 4", "--count is no option of data phantom"),
     ],
 )
@@ -140,5 +140,5 @@ def test_report_takes_one_folder_and_no_second(capsys, tmp_path):
 
 
 def test_main_names_the_options_that_are_missing(capsys):
-    assert "weights import needs --bundle and --src: see" in fails(capsys, "weights", "import")
+    assert "import weights needs --bundle and --src: see" in fails(capsys, "import", "weights")
     assert "report needs RUNS: see" in fails(capsys, "report", "--out", "page")

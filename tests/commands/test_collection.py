@@ -39,4 +39,4 @@ def test_pack_prints_what_it_wrote_and_how_to_fetch_the_weights(root, tmp_path, 
     path = tmp_path / "dist" / "unet_phantom_v0.1.0.zip"
     sha1 = json.loads((tmp_path / "dist" / "model_info.json").read_text())[path.stem]["checksum"]
     assert f"wrote {path} ({path.stat().st_size} bytes)" in out and f"sha1    {sha1}" in out
-    assert "left out: runs/" in out and "python -m mqb_monai weights import --bundle ." in out
+    assert "left out: runs/" in out and "python -m mqb_monai import weights --bundle ." in out

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd
 
 from mqb_monai.data.phantom.dataset import phantom_case
-from mqb_monai.data.transforms import CheckCased, LoadImageCased, check_label_values
+from mqb_monai.data.transforms import CheckVolumesd, LoadImageStrictd, check_label_values
 from mqb_monai.errors import InputError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "abdomen_ct"
@@ -32,7 +32,7 @@ def files(tmp_path):
 
 def read(case, **options):
     keys = list(case)
-    return Compose([LoadImageCased(keys), EnsureChannelFirstd(keys), CheckCased(keys, **options)])(case)
+    return Compose([LoadImageStrictd(keys), EnsureChannelFirstd(keys), CheckVolumesd(keys, **options)])(case)
 
 
 def refusal(case, **options) -> str:
@@ -64,11 +64,11 @@ def test_checks_pass_a_single_volume_with_a_trailing_axis(tmp_path):
 
 def test_load_cased_name_is_known_to_monai_deploy():
     # monai.deploy's bundle operator drops transforms whose class name holds "LoadImage"
-    assert "LoadImage" in LoadImageCased.__name__
+    assert "LoadImage" in LoadImageStrictd.__name__
 
 
 def test_load_cased_leaves_other_keys_alone(files):
-    case = LoadImageCased("image")({**files, "name": "x"})
+    case = LoadImageStrictd("image")({**files, "name": "x"})
     assert case["name"] == "x" and case["label"] == files["label"]
 
 
@@ -161,19 +161,19 @@ def test_check_cased_tolerates_rounding_of_the_affine(files, tmp_path, shift_mm,
 
 def test_check_cased_names_the_key_of_data_in_memory():
     with pytest.raises(InputError, match=re.escape("got shape (5, 5) in 'image' (in memory)")):
-        CheckCased("image")({"image": torch.zeros(1, 5, 5)})
+        CheckVolumesd("image")({"image": torch.zeros(1, 5, 5)})
 
 
 def test_check_cased_refuses_an_absent_key_unless_allowed(files):
     case = {"image": torch.zeros(1, 5, 5, 5)}
-    assert CheckCased(["image", "label"], allow_missing_keys=True)(case).keys() == case.keys()
+    assert CheckVolumesd(["image", "label"], allow_missing_keys=True)(case).keys() == case.keys()
     with pytest.raises(KeyError, match="label"):
-        CheckCased(["image", "label"])(case)
+        CheckVolumesd(["image", "label"])(case)
 
 
 def test_check_cased_works_in_two_dimensions():
     case = {"image": torch.zeros(3, 5, 4), "label": torch.zeros(1, 5, 4)}
-    CheckCased(["image", "label"], num_classes=2, spatial_dims=2)(case)
+    CheckVolumesd(["image", "label"], num_classes=2, spatial_dims=2)(case)
 
 
 def test_checks_pass_a_phantom(tmp_path):

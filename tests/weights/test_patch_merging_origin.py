@@ -10,8 +10,8 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.networks.patch_merging import LegacyPatchMerging
 from mqb_monai.weights import patch_merging_origin
+from mqb_monai.weights.file import read_weights
 from mqb_monai.weights.patch_merging_origin import check_merging, network_merging
-from mqb_monai.weights.upstream_file import read_upstream
 
 
 def swin(downsample, spatial_dims=3):
@@ -28,7 +28,7 @@ def networks():
 def checkpoint(tmp_path):
     def save(**entries):
         torch.save({"state_dict": {"weight": torch.zeros(1)}, **entries}, tmp_path / "swin.pt")
-        return read_upstream(tmp_path / "swin.pt")
+        return read_weights(tmp_path / "swin.pt")
 
     return save
 

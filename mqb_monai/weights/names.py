@@ -1,6 +1,6 @@
-"""Upstream names onto a network's own: prefixes off, aliases filled, auxiliary heads left out, all of it said.
+"""A file's names onto a network's own: prefixes off, aliases filled, auxiliary heads left out, all of it said.
 
-Only what is named here is changed; any other difference between a checkpoint and the network is an error.
+Only what is named here is changed; any other difference between a state dict and the network is an error.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.weights.state_dict import MAX_NAMED
+from mqb_monai.weights.file import MAX_NAMED
+from mqb_monai.weights.prefix import find_prefix, own_name, two_tensors
 
-# Of DataParallel, of networks that wrap the one trained (UNETR, SuPreM, VISTA3D), of torch.compile.
-PREFIXES = ("module.", "backbone.", "network.", "_orig_mod.")
 # What a checkpoint may hold beyond the network: pattern of names -> what it is.
 LEFT_OUT = {
     # yhygao/CBIM-Medical-Image-Segmentation at 7c26979, model/dim3/medformer.py, aux_loss
@@ -27,6 +26,8 @@ LEFT_OUT = {
 }
 # MONAI 1.4 (#7886) and later give every ViT block this norm, and run it before cross-attention only.
 CROSS_ATTENTION_NORM = ".norm_cross_attn."
+# Batch norm's counter, which torch before 0.4.1 did not write: nothing reads it in evaluation.
+BATCH_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class MappedWeights:
 
     Attributes:
         state: every name of the network -> tensor; aliases share one tensor.
-        prefixes: leading parts that were taken off, as ``module.backbone.``.
+        prefix: the leading part that was taken off, as ``module.backbone.``; empty where there was none.
         left_out: names in the file that the network has no place for -> what they are.
         aliases: names that were filled from another name of the same tensor.
         kept: names that the file lacks and the network never reads; as the network initialises them.
     """
 
     state: dict[str, torch.Tensor]
-    prefixes: tuple[str, ...]
+    prefix: str
     left_out: dict[str, str]
     aliases: tuple[str, ...]
     kept: tuple[str, ...]
@@ -51,25 +52,29 @@ class MappedWeights:
 def map_weights(state: Mapping[str, torch.Tensor], network: nn.Module, path: str | os.PathLike) -> MappedWeights:
     """Rename, complete and check ``state`` so that it loads strictly into ``network``. Neither is changed.
 
+    The prefix under which most of the network's names stand comes off. Names beside it, of a loss or a metric, are left
+    out; below it every name must be the network's.
+
     Args:
-        state: names to tensors, as upstream wrote them.
+        state: names to tensors, as in the file.
         network: the network that the weights are for.
         path: where ``state`` comes from, for messages.
 
     Raises:
-        InputError: two tensors for one name, aliases with different values, or names or shapes that do not fit: the
-            sizes, the first other shapes and the first names that are missing or unexpected.
+        InputError: integers for floating-point weights, two tensors for one name, aliases with different values, a
+            tensor that is not finite in the network's dtype, or names or shapes that do not fit: the sizes, the first
+            other shapes and the first names that are missing or unexpected.
     """
     expected = network.state_dict(keep_vars=True)
-    mapped, prefixes = _without_prefixes(state, expected, path)
-    left_out = {name: reason for name in mapped if name not in expected and (reason := _reason_to_leave_out(name))}
-    mapped = {name: tensor for name, tensor in mapped.items() if name not in left_out}
+    mapped, prefix, left_out = _without_prefix(state, expected, path)
+    _refuse_integers(mapped, expected, path)
     groups = alias_groups(expected)
     aliases = _fill_aliases(mapped, groups, path)
     kept = tuple(name for name in expected if name not in mapped and _is_never_read(name, expected))
     mapped.update((name, expected[name].detach()) for name in kept)
     _require_fit(mapped, expected, groups, path)
-    return MappedWeights(mapped, prefixes, left_out, aliases, kept)
+    mapped = {name: _checked(tensor, expected[name], name, path) for name, tensor in mapped.items()}
+    return MappedWeights(mapped, prefix, left_out, aliases, kept)
 
 
 def alias_groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
@@ -93,31 +98,57 @@ def floating_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
     return torch.float16 if dtypes == {torch.float16} else torch.float32
 
 
-def _without_prefixes(
-    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | os.PathLike
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    mapped: dict[str, torch.Tensor] = {}
-    prefixes: dict[str, None] = {}
-    for name, tensor in state.items():
-        short = _network_name(name, expected)
-        if short in mapped:
+def _refuse_integers(
+    mapped: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | os.PathLike
+) -> None:
+    for name, tensor in mapped.items():
+        if name in expected and expected[name].is_floating_point() and not tensor.is_floating_point():
             raise InputError(
-                f"{path} holds two tensors for {short!r} ({name!r} is one). Save the state dict of one network alone."
+                f"{path}: tensor '{name}' is {_plain(tensor.dtype)}, the network's is {_plain(expected[name].dtype)}: "
+                "it looks like a quantized state dict, whose integers mean nothing without their scales. Give the FP32 "
+                "weights that it was made from."
             )
-        mapped[short] = tensor
-        if short != name:
-            prefixes[name.removesuffix(short)] = None
-    return mapped, tuple(prefixes)
 
 
-def _network_name(name: str, expected: Mapping[str, torch.Tensor]) -> str:
-    """``name`` without its leading :data:`PREFIXES` where that gives a known name; unchanged where it does not."""
-    short: str | None = name
-    while short is not None:
-        if short in expected or _reason_to_leave_out(short):
-            return short
-        short = next((short.removeprefix(prefix) for prefix in PREFIXES if short.startswith(prefix)), None)
-    return name
+def _without_prefix(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | os.PathLike
+) -> tuple[dict[str, torch.Tensor], str, dict[str, str]]:
+    prefix = find_prefix(state, expected, path)
+    mapped: dict[str, torch.Tensor] = {}
+    left_out: dict[str, str] = {}
+    for name, tensor in state.items():
+        if not name.startswith(prefix):
+            left_out[name] = f"beside the network, whose names begin with {prefix}"
+            continue
+        own = own_name(name.removeprefix(prefix), expected)
+        if own in mapped:
+            raise two_tensors(path, own, [name])
+        if own not in expected and (reason := _reason_to_leave_out(own)):
+            left_out[own] = reason
+        else:
+            mapped[own] = tensor
+    return mapped, prefix, left_out
+
+
+def _checked(tensor: torch.Tensor, expected: torch.Tensor, name: str, path: str | os.PathLike) -> torch.Tensor:
+    """``tensor`` as the file has it, once its values are finite in the dtype of ``expected``."""
+    if tensor.is_meta:
+        raise InputError(f"{path}: tensor '{name}' has a shape but no values (device meta). Save the loaded network.")
+    tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.to(_floating(expected))).all()):
+        raise InputError(
+            f"{path}: tensor '{name}' holds NaN or infinite values as {_plain(_floating(expected))}. "
+            "Take another checkpoint."
+        )
+    return tensor
+
+
+def _floating(tensor: torch.Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.is_floating_point() else torch.float32
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _reason_to_leave_out(name: str) -> str:
@@ -126,7 +157,8 @@ def _reason_to_leave_out(name: str) -> str:
 
 def _is_never_read(name: str, expected: Iterable[str]) -> bool:
     block, norm, _ = name.partition(CROSS_ATTENTION_NORM)
-    return bool(norm) and not any(other.startswith(f"{block}.cross_attn.") for other in expected)
+    unread_norm = norm and not any(other.startswith(f"{block}.cross_attn.") for other in expected)
+    return bool(unread_norm) or name.rpartition(".")[2] == BATCH_COUNTER
 
 
 def _fill_aliases(mapped: dict[str, torch.Tensor], groups: list[list[str]], path: str | os.PathLike) -> tuple[str, ...]:

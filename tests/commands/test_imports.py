@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import pytest
 import torch
 from monai.networks.nets import UNet
 
-from mqb_monai.commands.weights import WEIGHTS
+from mqb_monai.commands.imports import IMPORT
 from mqb_monai.errors import InputError
 
 SIZES = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [2, 4], "strides": [2]}
@@ -29,17 +28,16 @@ def bundle(tmp_path, monkeypatch):
     return root
 
 
-@pytest.mark.parametrize("command", [partial(WEIGHTS["import"], src="a.pth"), WEIGHTS["download"]])
-def test_commands_list_the_nearest_names_of_an_unknown_bundle(bundle, command):
+def test_import_weights_lists_the_nearest_names_of_an_unknown_bundle(bundle):
     with pytest.raises(InputError, match=r"no bundle 'unet_fantom' .*did you mean unet_phantom\?"):
-        command(bundle="unet_fantom")
+        IMPORT["weights"](bundle="unet_fantom", src="a.pth")
 
 
 def test_import_prints_what_it_did(bundle, tmp_path, capsys):
     state = {f"module.{name}": tensor for name, tensor in UNet(**SIZES).state_dict().items()}
     content = {"model_state_dict": state | {"module.aux_out.bias": torch.zeros(1)}, "ema_model_state_dict": state}
     torch.save(content, tmp_path / "a.pth")
-    WEIGHTS["import"](bundle="unet_phantom", src="a.pth")
+    IMPORT["weights"](bundle="unet_phantom", src="a.pth")
     printed = capsys.readouterr().out
     for part in (
         f"a.pth: {len(state) + 1} tensors under model_state_dict",
@@ -49,8 +47,3 @@ def test_import_prints_what_it_did(bundle, tmp_path, capsys):
         f"wrote {bundle / 'models' / 'model.pt'} (float32, every name and shape fits)",
     ):
         assert part in printed
-
-
-def test_download_says_where_nothing_is_listed(bundle):
-    with pytest.raises(InputError, match=r"has no large_files\.yml"):
-        WEIGHTS["download"](bundle="unet_phantom")

@@ -1,4 +1,4 @@
-"""``python -m mqb_monai weights ...``: published weights into a bundle."""
+"""``python -m mqb_monai import ...``: what other projects trained, into a bundle."""
 
 from __future__ import annotations
 
@@ -17,26 +17,12 @@ def import_weights_command(*, bundle: str, src: str, merging: str = "", wrapper:
         bundle: a name of the collection, or a bundle's folder.
         src: the checkpoint file.
         merging: legacy (trained with MONAI before 1.5) or current, for a SwinUNETR checkpoint that does not tell.
-        wrapper: entry of the file to take the weights from, as ema_model_state_dict; chosen where it is not given.
+        wrapper: entry of the file to take the weights from, as ema_model_state_dict; otherwise the usual ones.
     """
     from mqb_monai.bundle.catalog import find_bundle
     from mqb_monai.bundle.import_weights import import_weights
 
     _print_import(import_weights(find_bundle(bundle).folder, src, merging, wrapper))
-
-
-@SetParseFns(bundle=str)
-def download(*, bundle: str) -> None:
-    """Download the files that a bundle's large_files.yml lists, each checked against its published hash.
-
-    Args:
-        bundle: a name of the collection, or a bundle's folder.
-    """
-    from mqb_monai.bundle.catalog import find_bundle
-    from mqb_monai.weights.large_files import fetch_large_files
-
-    for path, state in fetch_large_files(find_bundle(bundle).folder, progress=True):
-        print(f"{path}: {state}")
 
 
 def _print_import(result: Any) -> None:
@@ -45,8 +31,8 @@ def _print_import(result: Any) -> None:
     print(f"read {checkpoint.path}: {len(checkpoint.state)} tensors{place}")
     for name in checkpoint.passed_over:
         print(f"  not taken: {name} (--wrapper {name} takes it)")
-    for prefix in mapped.prefixes:
-        print(f"  prefix taken off: {prefix}")
+    if mapped.prefix:
+        print(f"  prefix taken off: {mapped.prefix}")
     for name, reason in mapped.left_out.items():
         print(f"  left out: {name}: {reason}")
     if mapped.aliases:
@@ -58,4 +44,4 @@ def _print_import(result: Any) -> None:
     print(f"wrote {result.path} ({str(result.dtype).removeprefix('torch.')}, every name and shape fits)")
 
 
-WEIGHTS = {"import": import_weights_command, "download": download}
+IMPORT = {"weights": import_weights_command}

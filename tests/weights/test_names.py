@@ -6,8 +6,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.weights.state_dict import load_tensors
-from mqb_monai.weights.upstream_names import alias_groups, floating_dtype, map_weights
+from mqb_monai.weights.names import alias_groups, floating_dtype, map_weights
 
 
 def plain_conv_unet(features=(2, 3), num_classes=2):
@@ -45,14 +44,14 @@ def test_map_weights_takes_prefixes_off(prefix):
     network = nn.Conv3d(1, 2, 1)
     mapped = map_weights(prefixed(network.state_dict(), prefix), network, "a.pt")
     assert list(mapped.state) == ["weight", "bias"]
-    assert mapped.prefixes == ((prefix,) if prefix else ())
+    assert mapped.prefix == prefix
 
 
 def test_map_weights_leaves_a_prefix_that_is_the_network_s_own():
     network = Backbone()
-    assert map_weights(network.state_dict(), network, "a.pt").prefixes == ()
+    assert map_weights(network.state_dict(), network, "a.pt").prefix == ""
     mapped = map_weights(prefixed(network.state_dict(), "module."), network, "a.pt")
-    assert mapped.prefixes == ("module.",) and "backbone.weight" in mapped.state
+    assert mapped.prefix == "module." and "backbone.weight" in mapped.state
 
 
 def test_map_weights_refuses_two_tensors_for_one_name():
@@ -79,7 +78,7 @@ def test_map_weights_fills_nnunet_s_aliases(kept):
     dropped = {name for group in groups for name in (group[1:] if kept == "first" else group[:-1])}
     mapped = map_weights({k: v for k, v in state.items() if k not in dropped}, network, "a.pth")
     assert set(mapped.aliases) == dropped and len(dropped) > 10
-    load_tensors(network, mapped.state, "a.pth")
+    network.load_state_dict(mapped.state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
@@ -181,3 +180,31 @@ def test_map_weights_changes_neither_the_state_nor_the_network():
 def test_floating_dtype_keeps_numbers_as_published(dtypes, expected):
     state = {str(number): torch.zeros(1, dtype=dtype) for number, dtype in enumerate(dtypes)}
     assert floating_dtype(state) == expected
+
+
+def test_map_weights_leaves_a_loss_beside_the_prefix_out_by_name():
+    network = nn.Conv3d(1, 2, 1)
+    state = prefixed(network.state_dict(), "net.") | {"criterion.ce.weight": torch.ones(2)}
+    mapped = map_weights(state, network, "a.ckpt")
+    assert mapped.prefix == "net." and list(mapped.left_out) == ["criterion.ce.weight"]
+
+
+def test_map_weights_takes_wrappers_inside_a_name_out():
+    """A compiled encoder in a plain network, and FSDP round each block."""
+    network = nn.ModuleDict({"encoder": nn.Conv3d(1, 2, 1), "head": nn.Conv3d(2, 2, 1)})
+    state = {name.replace("encoder.", "encoder._orig_mod."): tensor for name, tensor in network.state_dict().items()}
+    state = {name.replace("head.", "head._fsdp_wrapped_module."): tensor for name, tensor in state.items()}
+    assert set(map_weights(state, network, "a.pt").state) == set(network.state_dict())
+
+
+def test_map_weights_refuses_a_network_and_its_averaged_copy():
+    network = nn.Conv3d(1, 2, 1)
+    state = prefixed(network.state_dict(), "model.") | prefixed(network.state_dict(), "ema.module.")
+    with pytest.raises(InputError, match=r"two tensors for 'weight' \('ema.module.weight' is one\)"):
+        map_weights(state, network, "a.ckpt")
+
+
+def test_map_weights_refuses_tensors_without_values():
+    network = nn.Conv3d(1, 2, 1)
+    with pytest.raises(InputError, match=r"tensor 'weight' has a shape but no values \(device meta\)"):
+        map_weights({name: tensor.to("meta") for name, tensor in network.state_dict().items()}, network, "a.pt")

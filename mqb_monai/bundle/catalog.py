@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.tables.text import align
+from mqb_monai.records.tables import aligned
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,7 +156,7 @@ def table_row(info: BundleInfo) -> tuple[str, ...]:
 
 def format_collection(infos: list[BundleInfo]) -> str:
     """The table of bundles, one line each below a header; the header alone for none."""
-    return align([HEADER, *map(table_row, infos)], numbers=False)
+    return aligned(HEADER, [table_row(info) for info in infos], left=len(HEADER))
 
 
 def matching_bundles(patterns: str, root: str | os.PathLike | None = None) -> list[BundleInfo]:

@@ -99,10 +99,10 @@ def table(*, out: str, format: str = "text", per: str = "cell") -> None:
         format: text, csv, markdown or latex.
         per: cell, or scheme: one score for each scheme over all bundles, with its parts.
     """
-    from mqb_monai.records.cell import read_cells
-    from mqb_monai.records.tables.cells import format_records
+    from mqb_monai.records.evaluation_files import read_evaluations
+    from mqb_monai.records.tables.evaluations import format_records
 
-    print(format_records(read_cells(out), format, per))
+    print(format_records(read_evaluations(out), format, per))
 
 
 BENCH = {"run": run, "status": status, "table": table}

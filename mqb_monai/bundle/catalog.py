@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mqb_monai.bundle.metadata import METADATA
 from mqb_monai.bundle.open import MODEL, open_bundle
 from mqb_monai.errors import InputError
-from mqb_monai.records.tables.text import align
+from mqb_monai.records.tables import aligned
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,7 +141,7 @@ def table_row(info: BundleInfo) -> tuple[str, ...]:
 
 def format_collection(infos: list[BundleInfo]) -> str:
     """The table of bundles, one line each below a header; the header alone for none."""
-    return align([HEADER, *map(table_row, infos)], numbers=False)
+    return aligned(HEADER, [table_row(info) for info in infos], left=len(HEADER))
 
 
 def matching_bundles(patterns: str, root: str | os.PathLike | None = None) -> list[BundleInfo]:

@@ -42,14 +42,13 @@ def check(*, bundles: str = "*", scheme: str = "w8a8_engine", max_parameters_m: 
         max_parameters_m: leave out networks of more than so many million parameters.
         root: the folder of bundles; ./bundles where it is not given, else the repository's own.
     """
-    from mqb_monai.records.tables.text import markdown_head, markdown_row
     from mqb_monai.study.engine_check import HEADER, check_bundle, chosen_bundles, table_row
 
     chosen, failed = chosen_bundles(bundles, max_parameters_m, root or None), []
-    print(markdown_head(HEADER))
+    print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
     for bundle in chosen:
         checked = check_bundle(bundle, scheme)
-        print(markdown_row(table_row(checked)), flush=True)
+        print(f"| {' | '.join(table_row(checked))} |", flush=True)
         failed += [] if checked.passed else [checked]
     for checked in failed:
         print(f"failed: {checked.bundle}: {'; '.join(checked.failures)}")

@@ -6,13 +6,11 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import write_json
-from mqb_monai.records.versioned import REMEDY, read_versioned, with_nan
+from mqb_monai.records.json_file import read_record, write_record
 
 FORMAT = "mqb_monai.activation_shift"
 FORMAT_VERSION = 1
@@ -200,7 +198,7 @@ def write_shift(path: str | os.PathLike, record: ShiftRecord) -> None:
     Raises:
         InputError: a place that cannot be written.
     """
-    write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(record)})
+    write_record(path, record, FORMAT, FORMAT_VERSION)
 
 
 def read_shift(path: str | os.PathLike) -> ShiftRecord:
@@ -209,22 +207,4 @@ def read_shift(path: str | os.PathLike) -> ShiftRecord:
     Raises:
         InputError: no such file, a damaged one, or one of another format or version.
     """
-    content = read_versioned(path, FORMAT, FORMAT_VERSION)
-    try:
-        values: dict[str, Any] = {each.name: content[each.name] for each in fields(ShiftRecord)}
-        shifts = tuple(_layer_shift(row) for row in values.pop("shifts"))
-        return ShiftRecord(**{**values, "cases": tuple(values["cases"]), "shifts": shifts})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a complete record of activation shift ({type(error).__name__}: {error}). {REMEDY}"
-        ) from error
-
-
-def _layer_shift(row: dict[str, Any]) -> LayerShift:
-    outliers, values = row["outliers"], with_nan(row)
-    for name in ("fp32", "quantized"):
-        values[name] = ValueStatistics(**values[name])
-    values["outliers"] = None if outliers is None else OutlierPlaces(**with_nan(outliers))
-    bins = values["histogram"]
-    values["histogram"] = Histogram(**{**bins, "fp32": tuple(bins["fp32"]), "quantized": tuple(bins["quantized"])})
-    return LayerShift(**values)
+    return read_record(path, ShiftRecord, FORMAT, FORMAT_VERSION)

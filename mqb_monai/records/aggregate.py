@@ -21,7 +21,7 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
-from mqb_monai.records.cell import REFERENCE, CellRecord
+from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SchemeScore:
     latency_ratio: float
 
 
-def score_schemes(records: list[CellRecord]) -> list[SchemeScore]:
+def score_schemes(records: list[EvaluationRecord]) -> list[SchemeScore]:
     """The score of every scheme and backend, best first, NaN last; cells without their FP32 cell do not count."""
     references = {(r.bundle, r.split): r for r in records if (r.scheme, r.backend) == REFERENCE}
     pairs = defaultdict(list)
@@ -60,7 +60,7 @@ def score_schemes(records: list[CellRecord]) -> list[SchemeScore]:
     return sorted(scores, key=lambda s: (math.isnan(s.score), -s.score, s.scheme, s.backend))
 
 
-def _score_scheme(scheme: str, backend: str, cells: list[tuple[CellRecord, CellRecord]]) -> SchemeScore:
+def _score_scheme(scheme: str, backend: str, cells: list[tuple[EvaluationRecord, EvaluationRecord]]) -> SchemeScore:
     parts = [kept_parts(record, reference) for record, reference in cells]
     dice_kept, surface_dice_kept, worst_class_kept = (_mean(column) for column in zip(*parts, strict=True))
     return SchemeScore(
@@ -78,7 +78,7 @@ def _score_scheme(scheme: str, backend: str, cells: list[tuple[CellRecord, CellR
     )
 
 
-def kept_parts(record: CellRecord, reference: CellRecord) -> tuple[float, float, float]:
+def kept_parts(record: EvaluationRecord, reference: EvaluationRecord) -> tuple[float, float, float]:
     """DSC, NSD and worst class's DSC of a cell over FP32's, each 0 to 1; NaN where FP32 has none."""
     classes = [_kept(record.dice["per_class"][name], dice) for name, dice in reference.dice["per_class"].items()]
     return (

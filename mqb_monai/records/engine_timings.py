@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import write_json
+from mqb_monai.records.json_file import read_record, write_record
 from mqb_monai.records.published import published_rows
-from mqb_monai.records.tables.text import align
-from mqb_monai.records.versioned import REMEDY, read_versioned
+from mqb_monai.records.tables import aligned
 
 FORMAT, FORMAT_VERSION = "mqb_monai.engine_timings", 1
 HEADER = ("bundle", "engine", "ms", "x FP32", "MB", "build s", "worst layer", "RMS", "float", "MedPTQ ms", "MedPTQ MB")
@@ -61,7 +59,7 @@ class EngineTimings:
         repeats: turns that the medians are of.
         weights: ``trained`` or ``random``; latency and size do not depend on them.
         published: what selects the studies' rows of the same pair, as in
-            :class:`mqb_monai.records.cell.CellRecord`.
+            :class:`mqb_monai.records.evaluation.EvaluationRecord`.
         engines: torch FP32 first.
         versions: of packages and machine.
     """
@@ -87,7 +85,7 @@ def timings_path(runs: str | os.PathLike, bundle: str, backend: str) -> Path:
 def write_timings(runs: str | os.PathLike, record: EngineTimings) -> Path:
     """Write a record where :func:`timings_path` says, and return that."""
     path = timings_path(runs, record.bundle, record.backend)
-    write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(record)})
+    write_record(path, record, FORMAT, FORMAT_VERSION)
     return path
 
 
@@ -97,14 +95,7 @@ def read_timings(path: str | os.PathLike) -> EngineTimings:
     Raises:
         InputError: no such file, a damaged one, or one of another format or version.
     """
-    content = read_versioned(path, FORMAT, FORMAT_VERSION)
-    try:
-        values = {each.name: content[each.name] for each in fields(EngineTimings)}
-        return EngineTimings(**{**values, "engines": [EngineTiming(**row) for row in values["engines"]]})
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a complete record of engines ({type(error).__name__}: {error}). {REMEDY}"
-        ) from error
+    return read_record(path, EngineTimings, FORMAT, FORMAT_VERSION)
 
 
 def published_engine(record: EngineTimings, row: EngineTiming) -> tuple[float, float] | None:
@@ -118,7 +109,7 @@ def published_engine(record: EngineTimings, row: EngineTiming) -> tuple[float, f
 
 def timings_table(records: Iterable[EngineTimings]) -> str:
     """A line for each engine, in aligned columns; ``--`` where there is no figure."""
-    return align([HEADER, *(_cells(record, row) for record in records for row in record.engines)])
+    return aligned(HEADER, [_cells(record, row) for record in records for row in record.engines], left=2)
 
 
 def _cells(record: EngineTimings, row: EngineTiming) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ class EvaluationRecord:
     """One evaluation.
 
     Attributes:
-        bundle, scheme, backend, split: what was evaluated; ``split`` is "images" where the cases are files of a pattern.
+        bundle, scheme, backend, split: what was evaluated; ``split`` is "images" where files were given.
         cases: how many.
         dice: ``mean`` over classes and ``per_class`` name to mean over cases (NaN skipped); NaN without labels.
         surface_dice: the same, with ``tolerance_mm`` (a number or one per class) and ``use_subvoxels``.

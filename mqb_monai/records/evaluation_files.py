@@ -67,7 +67,10 @@ def read_evaluation(folder: str | os.PathLike) -> EvaluationRecord:
 def _read_scores(path: Path) -> list[CaseScore]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [{key: value or "nan" for key, value in row.items()} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            rows = [{key: value or "nan" for key, value in row.items()} for row in reader]
+        if (expected := [each.name for each in fields(CaseScore)]) != reader.fieldnames:
+            raise ValueError(f"its columns are {reader.fieldnames}, expected {expected}")
         return msgspec.convert(rows, list[CaseScore], strict=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not the table of cases that its summary.json needs ({error}). {REMEDY}") from error
@@ -95,7 +98,7 @@ def read_evaluations(runs: str | os.PathLike) -> list[EvaluationRecord]:
 
 
 def case_path(folder: str | os.PathLike, case: str, suffix: str = ".json") -> Path:
-    """``FOLDER/cases/<case>.json``; other characters than a file name may hold become ``_``, with a digest of the name."""
+    """``FOLDER/cases/<case>.json``; characters that do not suit a file name become ``_``, with a digest of the name."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", case)
     unique = plain if plain == case else f"{plain}-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
     return Path(folder) / "cases" / (unique + suffix)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.cell import cell_folder, read_errors
-from mqb_monai.records.evaluation import write_json
-from mqb_monai.records.versioned import read_versioned
+from mqb_monai.records.evaluation_files import SUMMARY, cell_folder, read_errors
+from mqb_monai.records.json_file import read_record, write_record
 from mqb_monai.system.lock import lock_owner
 
 FORMAT, FORMAT_VERSION = "mqb_monai.grid", 1
@@ -34,9 +33,8 @@ class GridPlan:
 
 def write_plan(runs: str | os.PathLike, plan: GridPlan) -> None:
     """Write ``RUNS/grids/<digest of the plan>.json``: a file for each, so that runs do not disturb each other."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(plan)}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    write_json(Path(runs) / "grids" / f"{digest}.json", content)
+    digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:12]
+    write_record(Path(runs) / "grids" / f"{digest}.json", plan, FORMAT, FORMAT_VERSION)
 
 
 def read_plans(runs: str | os.PathLike) -> list[GridPlan]:
@@ -48,8 +46,7 @@ def read_plans(runs: str | os.PathLike) -> list[GridPlan]:
     paths = sorted(Path(runs).glob("grids/*.json"))
     if not paths:
         raise InputError(f"no grid in {runs}: expected grids/*.json, which `bench run --out` with this folder writes.")
-    contents = [read_versioned(path, FORMAT, FORMAT_VERSION) for path in paths]
-    return [GridPlan(**{each.name: content[each.name] for each in fields(GridPlan)}) for content in contents]
+    return [read_record(path, GridPlan, FORMAT, FORMAT_VERSION) for path in paths]
 
 
 def cell_state(runs: str | os.PathLike, identity: str, cases: int, message: str = "") -> str:
@@ -67,7 +64,7 @@ def cell_state(runs: str | os.PathLike, identity: str, cases: int, message: str 
         return f"running     {done}, {owner}"
     if message:
         return f"failed      {done}: {message}"
-    if (folder / "record.json").exists():
+    if (folder / SUMMARY).exists():
         return f"finished    {done}"
     return f"interrupted {done}" if folder.exists() else "not started"
 

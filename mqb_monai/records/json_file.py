@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -15,6 +17,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.system.files import atomic_path
 
 Record = TypeVar("Record")
+_type_hints = functools.cache(get_type_hints)
 REMEDY = "Delete it and run again: what it held is made again."
 
 
@@ -31,7 +34,7 @@ def write_record(path: str | os.PathLike, record: Any, name: str, version: int) 
 
 
 def read_record(path: str | os.PathLike, kind: type[Record], name: str, version: int) -> Record:
-    """Read what :func:`write_record` wrote, every field checked against its type; ``null`` is NaN where a float stands.
+    """Read what :func:`write_record` wrote, every field checked against its type; ``null`` is NaN or a valid None.
 
     Raises:
         InputError: the file is absent, truncated or damaged, of another format or version, or a field is missing or of
@@ -39,7 +42,7 @@ def read_record(path: str | os.PathLike, kind: type[Record], name: str, version:
     """
     content = read_versioned(path, name, version)
     try:
-        return msgspec.convert(with_nan(content), kind)
+        return msgspec.convert(with_nan(content, kind), kind)
     except msgspec.ValidationError as error:
         raise InputError(f"{path} is not a complete {name} record ({error}). {REMEDY}") from error
 
@@ -79,12 +82,17 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def with_nan(value: Any) -> Any:
-    """Return ``value`` with every None replaced by NaN: the inverse of :func:`without_nan`."""
+def with_nan(value: Any, kind: Any = Any) -> Any:
+    """Return ``value`` with NaN in the place of None, unless ``kind`` allows None: undoes :func:`without_nan`."""
+    arguments = get_args(kind)
     if value is None:
-        return math.nan
+        return None if NoneType in arguments else math.nan
+    if NoneType in arguments:
+        return with_nan(value, next(each for each in arguments if each is not NoneType))
     if isinstance(value, dict):
-        return {key: with_nan(item) for key, item in value.items()}
+        kinds = _type_hints(kind) if is_dataclass(kind) else {}
+        rest = arguments[1] if len(arguments) == 2 else Any
+        return {key: with_nan(item, kinds.get(key, rest)) for key, item in value.items()}
     if isinstance(value, list):
-        return [with_nan(item) for item in value]
+        return [with_nan(item, arguments[0] if arguments else Any) for item in value]
     return value

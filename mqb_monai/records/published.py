@@ -13,8 +13,6 @@ from importlib import resources
 from typing import Any
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.tables.evaluations import relative_drop
-from mqb_monai.records.tables.text import markdown_head, markdown_row
 
 STUDIES = ("medquanbench", "medptq")
 _BITS = {"INT W8A8": "w8a8", "INT W4A4": "w4a4"}
@@ -88,7 +86,7 @@ def _table(pair: dict[str, Any]) -> str:
         where = ", ".join(dict.fromkeys(row["table"].replace("_", " ") for row in rows))
         caption = f"MedQuanBench (table: {where}); the command above prints the empty columns, given data and weights:"
         header, cells = _SCORES_HEADER, _score_cells(rows)
-    return "\n".join([caption, "", markdown_head(header), *map(markdown_row, cells)])
+    return "\n".join([caption, "", *(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *cells))])
 
 
 def _score_cells(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -97,9 +95,13 @@ def _score_cells(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     lines = []
     for row in rows:
         fp32 = reference[row["table"]]
-        drops = ["--" if row is fp32 else relative_drop(fp32[score], row[score]) for score in ("dsc", "nsd")]
+        drops = ["--" if row is fp32 else _drop(fp32[score], row[score]) for score in ("dsc", "nsd")]
         lines.append((f"`{scheme_of(row)}`", f"{row['dsc']:.3f}", drops[0], f"{row['nsd']:.3f}", drops[1], "", ""))
     return list(dict.fromkeys(lines))
+
+
+def _drop(reference: float, score: float) -> str:
+    return f"{100 * (reference - score) / reference:.2f} %"
 
 
 def _engine_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:

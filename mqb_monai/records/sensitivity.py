@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import write_json
-from mqb_monai.records.versioned import REMEDY, read_versioned, with_nan
+from mqb_monai.records.json_file import read_record, write_record
 
 FORMAT = "mqb_monai.sensitivity"
 FORMAT_VERSION = 1
@@ -151,7 +150,7 @@ def write_sensitivity(path: str | os.PathLike, record: SensitivityRecord) -> Non
     Raises:
         InputError: a place that cannot be written.
     """
-    write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(record)})
+    write_record(path, record, FORMAT, FORMAT_VERSION)
 
 
 def read_sensitivity(path: str | os.PathLike) -> SensitivityRecord:
@@ -160,23 +159,7 @@ def read_sensitivity(path: str | os.PathLike) -> SensitivityRecord:
     Raises:
         InputError: no such file, a damaged one, or one of another format or version.
     """
-    content = read_versioned(path, FORMAT, FORMAT_VERSION)
-    try:
-        values: dict[str, Any] = {each.name: content[each.name] for each in fields(SensitivityRecord)}
-        values["scores"] = tuple(_score(row) for row in values["scores"])
-        values["groups"] = {name: tuple(layers) for name, layers in values["groups"].items()}
-        values["cumulative_order"] = tuple(values["cumulative_order"])
-        values["cost"] = SensitivityCost(**with_nan(values["cost"]))
-        return SensitivityRecord(**values)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a complete record of a sensitivity ({type(error).__name__}: {error}). {REMEDY}"
-        ) from error
-
-
-def _score(row: dict[str, Any]) -> SensitivityScore:
-    dice = row["dice"]
-    return SensitivityScore(**{**with_nan(row), "dice": None if dice is None else tuple(with_nan(dice))})
+    return read_record(path, SensitivityRecord, FORMAT, FORMAT_VERSION)
 
 
 def continue_sensitivity(path: str | os.PathLike, new: SensitivityRecord) -> SensitivityRecord:

@@ -12,8 +12,8 @@ from typing import Any
 
 import altair as alt
 
-from mqb_monai.records.cell import CellRecord
-from mqb_monai.records.evaluation import without_nan
+from mqb_monai.records.evaluation import EvaluationRecord
+from mqb_monai.records.json_file import without_nan
 from mqb_monai.report.scores import Row, bits_label, case_rows, cell_label, organ_rows, tradeoff_rows
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -66,7 +66,7 @@ def dsc_axis(rows: Sequence[Row]) -> alt.Scale:
     return alt.Scale(domain=[max(0.0, min(values) - margin), min(1.0, max(values) + margin)], nice=False)
 
 
-def tradeoff_figures(dataset: str, cells: Sequence[CellRecord]) -> list[Figure]:
+def tradeoff_figures(dataset: str, cells: Sequence[EvaluationRecord]) -> list[Figure]:
     """DSC against bits, and against latency with the Pareto front, of all cells of one data set."""
     rows = tradeoff_rows(cells)
     return [
@@ -143,7 +143,7 @@ def _tooltip() -> list[alt.Tooltip]:
     ]
 
 
-def organ_figure(bundle: str, cells: Sequence[CellRecord]) -> Figure | None:
+def organ_figure(bundle: str, cells: Sequence[EvaluationRecord]) -> Figure | None:
     """Heat map of the relative drop by class and cell of one bundle; None where FP32 is missing or alone."""
     rows = organ_rows(cells)
     if not rows:
@@ -178,7 +178,7 @@ def organ_figure(bundle: str, cells: Sequence[CellRecord]) -> Figure | None:
     )
 
 
-def case_figure(bundle: str, cells: Sequence[CellRecord]) -> Figure:
+def case_figure(bundle: str, cells: Sequence[EvaluationRecord]) -> Figure:
     """The cases' mean DSC of every cell of one bundle: box and single cases."""
     rows, order = case_rows(cells), list(map(cell_label, cells))
     base = chart_of(rows, 34 * len(order)).encode(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mqb_monai.records.cell import CellRecord, Overlay, read_slices
+from mqb_monai.records.evaluation import EvaluationRecord, Overlay, read_slices
 
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")  # Okabe and Ito
 JUDGEMENTS = {
@@ -49,7 +49,7 @@ class CasePictures:
     differing: int
 
 
-def case_pictures(runs: str | os.PathLike, cell: CellRecord) -> list[CasePictures]:
+def case_pictures(runs: str | os.PathLike, cell: EvaluationRecord) -> list[CasePictures]:
     """The pictures of a cell's cases; an empty list where it has no slices.
 
     Raises:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import score_schemes
-from mqb_monai.records.cell import REFERENCE, CellRecord
+from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
 from mqb_monai.records.engine_timings import published_engine
 from mqb_monai.report import published
 from mqb_monai.report.charts import VEGA_LITE, Figure, case_figure, organ_figure, styled, tradeoff_figures
@@ -73,7 +73,7 @@ def write_report(folder: str | os.PathLike, out: str | os.PathLike) -> WrittenRe
     return WrittenReport(out / PAGE, sorted((out / PNG_FOLDER).glob("*.png")), runs.problems + failed)
 
 
-def _read_pictures(runs: Runs) -> list[tuple[CellRecord, list[CasePictures]]]:
+def _read_pictures(runs: Runs) -> list[tuple[EvaluationRecord, list[CasePictures]]]:
     """The pictures of every cell but FP32 on torch that has some; damaged slices become one of the problems."""
     pictures = []
     for cell in (each for each in runs.cells if (each.scheme, each.backend) != REFERENCE):
@@ -128,7 +128,9 @@ def chart_sections(runs: Runs) -> list[ChartSection]:
     ]
 
 
-def render_page(runs: Runs, sections: list[ChartSection], pictures: list[tuple[CellRecord, list[CasePictures]]]) -> str:
+def render_page(
+    runs: Runs, sections: list[ChartSection], pictures: list[tuple[EvaluationRecord, list[CasePictures]]]
+) -> str:
     """The page's HTML."""
     names = {"leaderboard": "Leaderboard", "schemes": "Schemes"} | ({"engines": "Engines"} if runs.engines else {})
     names |= {each.id: each.short for each in sections}
@@ -199,11 +201,11 @@ def spec(figure: Figure) -> Markup:
     return jinja2.utils.htmlsafe_json_dumps(styled(figure.chart, "container"))
 
 
-def _confidence(cells: list[CellRecord]) -> float | None:
+def _confidence(cells: list[EvaluationRecord]) -> float | None:
     return next((drop.confidence for cell in cells for drop in cell.statistics.values()), None)
 
 
-def _nsd_note(cells: list[CellRecord]) -> str:
+def _nsd_note(cells: list[EvaluationRecord]) -> str:
     """Variant and tolerance of the NSD: of all cells where they are equal, else bundle by bundle."""
     notes: dict[str, list[str]] = {}
     for cell in cells:

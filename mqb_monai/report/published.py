@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mqb_monai.records.cell import REFERENCE, CellRecord
+from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
 from mqb_monai.records.published import published_rows, scheme_of
 from mqb_monai.report.scores import Row, drop_percent, is_simulated
 
@@ -33,7 +33,7 @@ def engine_rows() -> list[Row]:
     return [{**row, "drop": drop_percent(row["dsc_fp32"], row["dsc_int8"])} for row in published_rows("medptq")]
 
 
-def same_scheme(cells: Iterable[CellRecord]) -> list[Row]:
+def same_scheme(cells: Iterable[EvaluationRecord]) -> list[Row]:
     """MedQuanBench's row and our cell of the same pair under the same scheme, one row each, in the cells' order.
 
     Both simulate: cells of an engine are left out, and so is the second of equal rows from the study's overlapping
@@ -50,7 +50,7 @@ def same_scheme(cells: Iterable[CellRecord]) -> list[Row]:
     ]
 
 
-def same_engine(cells: Iterable[CellRecord]) -> list[Row]:
+def same_engine(cells: Iterable[EvaluationRecord]) -> list[Row]:
     """MedPTQ's row and each of our cells of the same pair that runs as deployed at 8 bits, or as FP32."""
     published = engine_rows()
     matched = []
@@ -63,7 +63,7 @@ def same_engine(cells: Iterable[CellRecord]) -> list[Row]:
     return matched
 
 
-def _is_pair(row: Row, cell: CellRecord, study: str) -> bool:
+def _is_pair(row: Row, cell: EvaluationRecord, study: str) -> bool:
     selections = [pair for pair in cell.published if pair.get("study") == study]
     return any(all(row.get(key) == pair[key] for key in pair.keys() - {"study"}) for pair in selections)
 

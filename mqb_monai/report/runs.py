@@ -1,18 +1,19 @@
-"""A runs folder as the report needs it: what can be read, and one sentence for each thing that cannot."""
+"""A folder of records as the report needs it: what can be read, and one sentence for each thing that cannot."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.activation_shift import ShiftRecord, read_shift
-from mqb_monai.records.cell import CellError, CellRecord, read_cell, read_cells, read_errors
 from mqb_monai.records.engine_timings import EngineTimings, read_timings
+from mqb_monai.records.evaluation import REFERENCE, EvaluationError, EvaluationRecord
+from mqb_monai.records.evaluation_files import evaluation_folders, read_errors, read_evaluation, read_evaluations
 from mqb_monai.records.sensitivity import SensitivityRecord, read_sensitivity
 
 Record = TypeVar("Record")
@@ -20,20 +21,20 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Runs:
-    """What a runs folder holds.
+    """What a folder of runs, a bundle's ``eval`` folder or the folder of one evaluation holds.
 
     Attributes:
-        folder: as it was given.
-        cells: complete cells with at least one score, FP32 first within each bundle, then by falling bits.
-        errors: cells that failed.
+        cells: complete evaluations with a score or a volume, FP32 first within each bundle, then by falling bits.
+        folders: evaluation's id to its folder.
+        errors: evaluations that failed.
         sensitivity, shifts: the layer analyses, by bundle and scheme.
         engines: sizes and latencies of engines, by bundle and backend.
         problems: one sentence for each record that is left out, naming its file.
     """
 
-    folder: Path
-    cells: list[CellRecord]
-    errors: list[CellError]
+    cells: list[EvaluationRecord]
+    folders: dict[str, Path]
+    errors: list[EvaluationError]
     sensitivity: list[SensitivityRecord]
     shifts: list[ShiftRecord]
     engines: list[EngineTimings]
@@ -44,43 +45,51 @@ def read_runs(folder: str | os.PathLike) -> Runs:
     """Read every record below ``folder``; one that cannot be read is named in ``problems`` and left out.
 
     Raises:
-        InputError: no record of a cell in ``folder``, or none of them can be used (all their problems are named).
+        InputError: no evaluation in ``folder``, or none of them can be used (all their problems are named).
     """
-    folder, problems = Path(folder), []
-    cells = _read_each(folder, "cells/*/record.json", read_cell, problems)
-    scored = [cell for cell in cells if not math.isnan(cell.dice["mean"])]
-    problems += [
-        f"{folder / 'cells' / cell.id} holds no score: every DSC is NaN, so that neither labels nor predictions hold "
-        "any class. Check the labels and the class numbers of the data, then run the cell again."
-        for cell in cells
-        if cell not in scored
-    ]
-    if not scored and not problems:
-        read_cells(folder)  # raises: it says what an empty folder lacks
-    if not scored:
+    folder, problems, cells, folders = Path(folder), [], [], {}
+    if not evaluation_folders(folder):
+        read_evaluations(folder)  # raises: it says what an empty folder lacks
+    for path, cell in _read_each(evaluation_folders(folder), read_evaluation, problems):
+        if _is_empty(cell):
+            problems.append(
+                f"{path} holds no score: every DSC is NaN, so that neither labels nor predictions hold any class. "
+                "Check the labels and the class numbers of the data, then run it again."
+            )
+        elif cell.id in folders:
+            problems.append(f"{path} is left out: {folders[cell.id]} holds {cell.id} too. Delete one of them.")
+        else:
+            cells.append(cell)
+            folders[cell.id] = path
+    if not cells:
         raise InputError(f"no record in {folder} can be used:\n  " + "\n  ".join(problems))
-    return Runs(
-        folder=folder,
-        cells=sorted(scored, key=_position),
-        errors=_read_errors(folder, problems),
-        sensitivity=_read_each(folder, "sensitivity/*.json", read_sensitivity, problems),
-        shifts=_read_each(folder, "activation_shift/*.json", read_shift, problems),
-        engines=_read_each(folder, "engines/*.json", read_timings, problems),
-        problems=problems,
-    )
+    analyses = [
+        [record for _, record in _read_each(sorted(folder.glob(f"{name}/*.json")), read, problems)]
+        for name, read in (
+            ("sensitivity", read_sensitivity),
+            ("activation_shift", read_shift),
+            ("engines", read_timings),
+        )
+    ]
+    return Runs(sorted(cells, key=_position), folders, _read_errors(folder, problems), *analyses, problems)
 
 
-def _read_each(folder: Path, pattern: str, read: Callable[[Path], Record], problems: list[str]) -> list[Record]:
-    records = []
-    for path in sorted(folder.glob(pattern)):
+def _read_each(
+    paths: Iterable[Path], read: Callable[[Path], Record], problems: list[str]
+) -> Iterable[tuple[Path, Record]]:
+    for path in paths:
         try:
-            records.append(read(path))
+            yield path, read(path)
         except InputError as error:
             problems.append(str(error))
-    return records
 
 
-def _read_errors(folder: Path, problems: list[str]) -> list[CellError]:
+def _is_empty(cell: EvaluationRecord) -> bool:
+    """True where nothing was scored and nothing was found."""
+    return math.isnan(cell.headline[0]["mean"]) and not any(score.volume_ml > 0 for score in cell.scores)
+
+
+def _read_errors(folder: Path, problems: list[str]) -> list[EvaluationError]:
     try:
         return read_errors(folder)
     except InputError as error:
@@ -88,5 +97,6 @@ def _read_errors(folder: Path, problems: list[str]) -> list[CellError]:
         return []
 
 
-def _position(cell: CellRecord) -> tuple:
-    return cell.bundle, -cell.weight_bits, -cell.activation_bits, cell.scheme, cell.backend != "torch"
+def _position(cell: EvaluationRecord) -> tuple:
+    bits = -cell.weight_bits, -cell.activation_bits
+    return cell.bundle, cell.split, not cell.is_reference, *bits, cell.scheme, cell.backend != REFERENCE[1]

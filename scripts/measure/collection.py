@@ -27,7 +27,6 @@ from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.records.published import published_rows
-from mqb_monai.records.tables.text import markdown_head, markdown_row
 from scripts.measure.golden import GOLDEN, load_filled, read_golden, worst_difference
 
 HEADER = (
@@ -108,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bundles = matching_bundles(options.bundles)
         if not bundles:
             raise InputError(f"no bundle matches {options.bundles!r}: {SHOWN_BY}.")
-        print(markdown_head(HEADER))
+        print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
         for bundle in bundles:
-            print(markdown_row(table_row(bundle, options.golden, options.max_gmacs)), flush=True)
+            print(f"| {' | '.join(table_row(bundle, options.golden, options.max_gmacs))} |", flush=True)
     except InputError as error:
         sys.exit(f"error: {error}")
 

@@ -52,7 +52,7 @@ def test_read_shift_names_a_record_without_an_entry(tmp_path, record):
     content = json.loads((tmp_path / "a.json").read_text())
     del content["shifts"][0]["fp32"]["std"]
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"a\.json is not a complete record of activation shift .*std"):
+    with pytest.raises(InputError, match=r"a\.json is not a complete mqb_monai.activation_shift record .*std"):
         read_shift(tmp_path / "a.json")
 
 

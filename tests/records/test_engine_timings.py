@@ -47,7 +47,9 @@ def test_read_timings_names_a_record_that_is_incomplete(tmp_path):
     content = json.loads(path.read_text())
     del content["engines"][1]["size_mb"]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"unet_btcv\.tensorrt\.json is not a complete record of engines"):
+    with pytest.raises(
+        InputError, match=r"unet_btcv\.tensorrt\.json is not a complete mqb_monai.engine_timings record"
+    ):
         read_timings(path)
 
 

@@ -1,70 +1,21 @@
 from __future__ import annotations
 
-import csv
-import json
-
-import pytest
-
-from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import CaseScore, without_nan, write_evaluation, write_json
-
-NAN = float("nan")
-# By hand: what a reader of summary.json may rely on, agreement being the engine-against-simulation figures.
-SUMMARY_KEYS = (
-    "bundle scheme backend split cases dice surface_dice seconds peak_memory_mib weights_sha256 versions agreement"
-).split()
+import math
 
 
-def test_without_nan_reaches_into_dicts_lists_and_tuples():
-    assert without_nan({"a": [1, NAN, (NAN, 2.5)], "b": NAN, "c": "nan", "d": None, "e": True}) == {
-        "a": [1, None, [None, 2.5]],
-        "b": None,
-        "c": "nan",
-        "d": None,
-        "e": True,
-    }
+def test_id_is_readable(make_evaluation):
+    record = make_evaluation("w8a8_engine", "openvino", bundle="unetr")
+    assert record.id == "unetr.w8a8_engine.openvino.test"
 
 
-def test_write_json_writes_null_for_nan(tmp_path):
-    write_json(tmp_path / "a.json", {"mean": NAN})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"mean": None}
-    assert "NaN" not in (tmp_path / "a.json").read_text()
+def test_is_reference_of_fp32_on_torch_alone(make_evaluation):
+    choices = [("fp32", "torch"), ("fp32", "openvino"), ("w8a8_engine", "torch")]
+    assert [make_evaluation(*choice).is_reference for choice in choices] == [True, False, False]
 
 
-def test_write_json_refuses_an_infinity_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "a.json", {"mean": float("inf")})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_write_evaluation_writes_the_keys_of_the_design(tmp_path, make_summary):
-    path = write_evaluation(tmp_path / "eval" / "fp32-torch", make_summary(), [])
-    assert path == tmp_path / "eval" / "fp32-torch" / "summary.json"
-    content = json.loads(path.read_text())
-    assert list(content) == SUMMARY_KEYS
-    assert list(content["dice"]) == ["mean", "per_class"]
-    assert list(content["surface_dice"]) == ["mean", "per_class", "tolerance_mm", "use_subvoxels"]
-    assert content["dice"]["per_class"] == {"liver": 0.8, "spleen": None}
-
-
-def test_write_evaluation_writes_one_row_per_case_and_class(tmp_path, make_summary):
-    scores = [
-        CaseScore("a.nii.gz", 1, "liver", 0.5, 0.25),
-        CaseScore("a.nii.gz", 2, "spleen", NAN, NAN),
-        CaseScore("b, with a comma.nii.gz", 1, "liver", 1.0, 0.0),
-    ]
-    write_evaluation(tmp_path, make_summary(), scores)
-    with (tmp_path / "cases.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows == [
-        ["case", "class_index", "class_name", "dice", "surface_dice"],
-        ["a.nii.gz", "1", "liver", "0.5", "0.25"],
-        ["a.nii.gz", "2", "spleen", "", ""],
-        ["b, with a comma.nii.gz", "1", "liver", "1.0", "0.0"],
-    ]
-
-
-def test_write_evaluation_names_a_place_that_it_cannot_write(tmp_path, make_summary):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"could not write .*cases\.csv"):
-        write_evaluation(tmp_path / "file", make_summary(), [])
+def test_headline_is_against_labels_then_fp32s_map_then_nan(make_evaluation, make_unlabelled):
+    labelled, unlabelled, fp32 = make_evaluation(dice=0.6), make_unlabelled(to_fp32=0.9), make_unlabelled("fp32")
+    assert labelled.has_labels and not unlabelled.has_labels and not fp32.has_labels
+    assert [scores["mean"] for scores in labelled.headline] == [0.6, 0.7]
+    assert [scores["mean"] for scores in unlabelled.headline] == [0.9, 0.9]
+    assert all(math.isnan(scores["mean"]) for scores in fp32.headline)

@@ -117,7 +117,7 @@ def test_read_sensitivity_names_a_record_without_an_entry(tmp_path, record):
     content = json.loads((tmp_path / "a.json").read_text())
     del content["scores"][0]["kind"]
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"a\.json is not a complete record of a sensitivity .*kind"):
+    with pytest.raises(InputError, match=r"a\.json is not a complete mqb_monai.sensitivity record .*kind"):
         read_sensitivity(tmp_path / "a.json")
 
 

@@ -17,14 +17,14 @@ from mqb_monai.records.activation_shift import (
     shift_path,
     write_shift,
 )
-from mqb_monai.records.cell import (
-    CellError,
-    CellRecord,
+from mqb_monai.records.evaluation import (
+    EvaluationError,
+    EvaluationRecord,
     Overlay,
     Provenance,
     RelativeDrop,
     cell_folder,
-    cell_id,
+    evaluation_id,
     write_cell,
     write_error,
 )
@@ -54,7 +54,7 @@ CELLS = (
 CASES = [f"case_{number:03}" for number in (3, 17, 42, 58, 76)]
 
 
-def make_cell(bundle_row: tuple, cell_row: tuple, seed: int = 0) -> CellRecord:
+def make_cell(bundle_row: tuple, cell_row: tuple, seed: int = 0) -> EvaluationRecord:
     bundle, network, dataset, millions, classes, latency, level = bundle_row
     scheme, backend, bits, loss, ratio = cell_row
     draw = np.random.default_rng([seed, len(bundle)])
@@ -71,8 +71,8 @@ def make_cell(bundle_row: tuple, cell_row: tuple, seed: int = 0) -> CellRecord:
     ]
     tables = [{"mean": float(np.mean(list(per_class.values()))), "per_class": per_class} for per_class in means]
     drop = RelativeDrop(loss, loss * 0.7 - 0.002, loss * 1.4 + 0.002, 0.95, 10_000, 0.0625, len(CASES))
-    identity = cell_id(bundle, scheme, backend, "test")
-    return CellRecord(
+    identity = evaluation_id(bundle, scheme, backend, "test")
+    return EvaluationRecord(
         id=identity,
         bundle=bundle,
         scheme=scheme,
@@ -188,13 +188,13 @@ def make_timings(bundle: str, backend: str, published: list) -> EngineTimings:
 
 
 @pytest.fixture
-def cell() -> CellRecord:
+def cell() -> EvaluationRecord:
     """One quantized cell of the first bundle."""
     return make_cell(BUNDLES[0], CELLS[1])
 
 
 @pytest.fixture
-def cells() -> list[CellRecord]:
+def cells() -> list[EvaluationRecord]:
     """All cells, FP32 first in each bundle."""
     return [make_cell(bundle, row) for bundle in BUNDLES for row in CELLS]
 
@@ -215,9 +215,9 @@ def filled_runs(tmp_path_factory):
     write_timings(runs, make_timings(bundle, "openvino", []))
     unet = {"study": "medptq", "architecture": "U-Net", "dataset": "BTCV"}
     write_timings(runs, make_timings("unet_btcv", "tensorrt", [unet]))
-    failed = cell_id(BUNDLES[2][0], "w4a4_engine", "torch", "test")
-    write_error(runs, CellError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24"))
-    damaged = cell_folder(runs, cell_id(BUNDLES[2][0], "w8a8_per_channel", "torch", "test"))
+    failed = evaluation_id(BUNDLES[2][0], "w4a4_engine", "torch", "test")
+    write_error(runs, EvaluationError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24"))
+    damaged = cell_folder(runs, evaluation_id(BUNDLES[2][0], "w8a8_per_channel", "torch", "test"))
     damaged.mkdir()
     (damaged / "record.json").write_text('{"format": "mqb_monai.cell", "sco', encoding="utf-8")
     return runs
@@ -229,7 +229,7 @@ def written(filled_runs, tmp_path_factory):
     return write_report(filled_runs, tmp_path_factory.mktemp("written"))
 
 
-def without_scores(record: CellRecord) -> CellRecord:
+def without_scores(record: EvaluationRecord) -> EvaluationRecord:
     """``record`` as a run leaves it whose labels hold no class."""
     nan = float("nan")
     empty = {"mean": nan, "per_class": dict.fromkeys(record.class_names, nan)}

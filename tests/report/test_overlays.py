@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.cell import Overlay, cell_folder, write_cell
+from mqb_monai.records.evaluation import Overlay, cell_folder, write_cell
 from mqb_monai.report.overlays import case_pictures, composed, data_uri, draw_case, draw_grey, draw_layer, judge
 
 from .conftest import make_slices

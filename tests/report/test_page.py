@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.cell import write_cell
+from mqb_monai.records.evaluation import write_cell
 from mqb_monai.report.page import breakable, fixed, tint, write_report
 
 from .conftest import CASES

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.cell import cell_folder, write_cell
+from mqb_monai.records.evaluation import cell_folder, write_cell
 from mqb_monai.report.runs import read_runs
 
 from .conftest import BUNDLES, CELLS, make_cell, without_scores

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.activation_shift import LayerShift, ShiftRecord, read_shift, summarize_outliers
-from mqb_monai.records.tables.text import align
+from mqb_monai.records.tables import aligned
 
 HEADER = (
     *("input of", "kind", "max|x| fp32", "quantized", "kurtosis fp32", "quantized"),
@@ -32,7 +32,7 @@ def format_shift(record: ShiftRecord, rows: int = 0) -> str:
         f"activation shift of {record.bundle} under {record.scheme}, split {record.split}, {len(record.cases)} cases, "
         f"{record.patches} patches, {record.seconds:.0f} s; lowest SQNR first"
     )
-    table = align([HEADER, *(_row(shift) for shift in inputs[: rows or None])])
+    table = aligned(HEADER, [_row(shift) for shift in inputs[: rows or None]])
     return f"{caption}\n\n{table}{more}\n\n{format_outliers(record)}"
 
 

@@ -1,99 +1,215 @@
-"""The study's table from a bundle's evaluation records.
-
-    python -m mqb_monai.records.tables.evaluations bundles/nnunet_phantom/eval [--markdown]
-
-Relative drops are against the record of FP32 on torch of the same bundle and split: ``(fp32 - score) / fp32``.
-"""
+"""The tables of evaluations: one row per record or per scheme, and the table that an evaluation prints at its end."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.tables.text import align, markdown_head, markdown_row
+from mqb_monai.records.aggregate import score_schemes
+from mqb_monai.records.evaluation import NAN, EvaluationRecord, RelativeDrop
+from mqb_monai.records.tables import aligned
 
-FLOAT = ("fp32", "bf16", "fp16")
-ORDER = (*FLOAT, "w8a8", "w4a4")
-HEADER = ("scheme", "backend", "DSC", "drop", "NSD", "drop", "seconds", "MiB")
+CELL_HEADER = (
+    "bundle", "scheme", "backend", "split", "cases", "DSC", "DSC drop %", "95 % interval", "p", "NSD", "NSD drop %",
+    "DSC to FP32", "NSD to FP32", "equal labels %", "NSD tolerance mm", "W/A bits", "MB", "latency ms", "s/case", "MiB",
+)  # fmt: skip
+SCHEME_HEADER = (
+    "scheme", "backend", "score", "DSC kept", "NSD kept", "worst class kept", "bundles", "W/A bits", "size ratio",
+    "latency ratio",
+)  # fmt: skip
+WORDS = ("bundle", "scheme", "backend", "split")  # the columns that are not numbers; they come first
+MISSING = "--"
+Rows = Sequence[Sequence[str]]
 
 
-def read_summaries(folder: str | Path) -> list[dict[str, Any]]:
-    """Return every ``*/summary.json`` below ``folder``, FP32 first, then by bits and name.
+def format_records(records: Sequence[EvaluationRecord], style: str = "text", per: str = "cell") -> str:
+    """The table of ``records``.
+
+    Agreement with FP32's label map ("to FP32") is shown of the records that have no labels.
+
+    Args:
+        records: of :func:`mqb_monai.records.evaluation_files.read_evaluations`.
+        style: a name of :data:`FORMATS`; all but csv leave out the columns that are empty in every row.
+        per: what has a row, a name of :data:`ROWS`.
 
     Raises:
-        InputError: where there is none, or one that cannot be read, naming it.
+        InputError: an unknown ``style`` or ``per``, with the valid ones.
     """
-    paths = sorted(Path(folder).glob("*/summary.json"))
-    if not paths:
-        raise InputError(f"no records in {folder}: expected <scheme>-<backend>/summary.json. Run `evaluate` first.")
-    summaries = []
-    for path in paths:
-        try:
-            summaries.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON: {error}. Delete its folder and evaluate again.") from error
-    return sorted(summaries, key=_position)
+    for option, value, valid in (("--format", style, FORMATS), ("--per", per, ROWS)):
+        if value not in valid:
+            raise InputError(f"{option} {value} is not known; choose one of {', '.join(valid)}.")
+    header, rows = ROWS[per]
+    return FORMATS[style](header, rows(records))
 
 
-def _position(summary: dict[str, Any]) -> tuple:
-    prefix = summary["scheme"].split("_")[0]
-    order = ORDER.index(prefix) if prefix in ORDER else len(ORDER)
-    return order, summary["scheme"], summary["backend"] != "torch"
+def cell_rows(records: Sequence[EvaluationRecord]) -> list[tuple[str, ...]]:
+    """One row of text cells per record, in the order of :data:`CELL_HEADER`; of each bundle, FP32 on torch first."""
+    return [_cell_row(record) for record in sorted(records, key=_position)]
 
 
-def relative_drop(reference: float | None, score: float | None) -> str:
-    """Return ``(reference - score) / reference`` in per cent, ``--`` where either is missing or the reference is 0."""
-    if not reference or score is None:
-        return "--"
-    return f"{100 * (reference - score) / reference:.2f} %"
+def _position(record: EvaluationRecord) -> tuple:
+    return record.bundle, record.split, not record.is_reference, record.scheme, record.backend
 
 
-def table_rows(summaries: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return one row of text cells per record, in the order of :data:`HEADER`."""
-    reference = next((s for s in summaries if (s["scheme"], s["backend"]) == ("fp32", "torch")), None)
-    rows = []
-    for summary in summaries:
-        cells = [summary["scheme"], "simulated" if summary["backend"] == "torch" else summary["backend"]]
-        if summary["scheme"] in FLOAT:
-            cells[1] = summary["backend"]
-        for metric in ("dice", "surface_dice"):
-            score = summary[metric]["mean"]
-            cells.append("--" if score is None else f"{score:.4f}")
-            cells.append("--" if reference in (None, summary) else relative_drop(reference[metric]["mean"], score))
-        rows.append((*cells, f"{summary['seconds']:.1f}", f"{summary['peak_memory_mib']:.0f}"))
-    return rows
-
-
-def format_table(summaries: list[dict[str, Any]], markdown: bool = False) -> str:
-    """Return the table with a caption that names bundle, split, cases, and the NSD's variant and tolerance."""
-    first = summaries[0]
-    nsd = first["surface_dice"]
-    variant = "sub-voxel" if nsd["use_subvoxels"] else "voxel"
-    caption = (
-        f"{first['bundle']}, split {first['split']}, {first['cases']} cases; "
-        f"NSD on {variant} surfaces at {nsd['tolerance_mm']} mm; drop relative to FP32 on torch"
+def _cell_row(record: EvaluationRecord) -> tuple[str, ...]:
+    dice, nsd = (record.statistics.get(metric) for metric in ("dice", "surface_dice"))
+    fp32 = {} if record.has_labels else record.against_fp32
+    return (
+        record.bundle,
+        record.scheme,
+        record.backend,
+        record.split,
+        str(record.cases),
+        number(record.dice["mean"], 4),
+        percent(dice.mean if dice else NAN),
+        interval(dice),
+        number(dice.wilcoxon_p if dice else NAN, 4),
+        number(record.surface_dice["mean"], 4),
+        percent(nsd.mean if nsd else NAN),
+        number(fp32["dice"]["mean"] if fp32 else NAN, 4),
+        number(fp32["surface_dice"]["mean"] if fp32 else NAN, 4),
+        percent(fp32.get("equal_labels", NAN)),
+        tolerance(record) + (", sub-voxel" if record.surface_dice["use_subvoxels"] else ""),
+        f"{record.weight_bits}/{record.activation_bits}" if record.weight_bits else MISSING,
+        number(record.weights_mb, 2),
+        number(record.latency_ms, 1),
+        number(median_case_seconds(record), 2),
+        number(record.peak_memory_mib, 0),
     )
-    rows = table_rows(summaries)
-    if markdown:
-        return "\n".join([caption, "", markdown_head(HEADER), *map(markdown_row, rows)])
-    return "\n".join([caption, "", align([HEADER, *rows], numbers=False)])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Print the study's table from a bundle's evaluation records.")
-    parser.add_argument("folder", help="a bundle's eval folder, holding <scheme>-<backend>/summary.json")
-    parser.add_argument("--markdown", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        print(format_table(read_summaries(options.folder), options.markdown))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+def median_case_seconds(record: EvaluationRecord) -> float:
+    """Seconds of a whole volume: inference, postprocessing and scoring; NaN without cases."""
+    return statistics.median(record.case_seconds.values()) if record.case_seconds else math.nan
 
 
-if __name__ == "__main__":
-    main()
+def tolerance(record: EvaluationRecord) -> str:
+    """The NSD's tolerance in mm, or those of the classes with spaces between them."""
+    value = record.surface_dice["tolerance_mm"]
+    return " ".join(f"{each:g}" for each in (value if isinstance(value, list | tuple) else [value]))
+
+
+def scheme_rows(records: Sequence[EvaluationRecord]) -> list[tuple[str, ...]]:
+    """One row per scheme and backend, best first, in the order of :data:`SCHEME_HEADER`."""
+    return [
+        (
+            score.scheme,
+            score.backend,
+            number(score.score, 2),
+            number(score.dice_kept, 4),
+            number(score.surface_dice_kept, 4),
+            number(score.worst_class_kept, 4),
+            str(score.bundles),
+            f"{score.weight_bits}/{score.activation_bits}" if score.weight_bits else MISSING,
+            number(score.size_ratio, 3),
+            number(score.latency_ratio, 3),
+        )
+        for score in score_schemes(list(records))
+    ]
+
+
+def number(value: float, digits: int) -> str:
+    """``value`` with ``digits`` after the point; ``--`` for NaN."""
+    return MISSING if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction in per cent; ``--`` for NaN."""
+    return number(100 * fraction, 2)
+
+
+def interval(drop: RelativeDrop | None) -> str:
+    """The interval of a drop in per cent."""
+    return MISSING if drop is None or math.isnan(drop.low) else f"[{percent(drop.low)}, {percent(drop.high)}]"
+
+
+def _filled(header: Sequence[str], rows: Rows) -> tuple[list[str], list[list[str]]]:
+    """The columns that hold something in at least one row."""
+    kept = [index for index in range(len(header)) if not rows or any(row[index] != MISSING for row in rows)]
+    return [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def _as_text(header: Sequence[str], rows: Rows) -> str:
+    return aligned(*_filled(header, rows), left=sum(name in WORDS for name in header))
+
+
+def _as_markup(tablefmt: str) -> Callable[[Sequence[str], Rows], str]:
+    def format_rows(header: Sequence[str], rows: Rows) -> str:
+        header, rows = _filled(header, rows)
+        return tabulate(rows, header, tablefmt=tablefmt, disable_numparse=True)
+
+    return format_rows
+
+
+def _as_csv(header: Sequence[str], rows: Rows) -> str:
+    """Comma-separated values; an empty field for what is missing."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([header, *([("" if cell == MISSING else cell) for cell in row] for row in rows)])
+    return stream.getvalue().rstrip("\n")
+
+
+FORMATS: dict[str, Callable[[Sequence[str], Rows], str]] = {
+    "text": _as_text,
+    "csv": _as_csv,
+    "markdown": _as_markup("github"),
+    "latex": _as_markup("latex_booktabs"),
+}
+ROWS = {"cell": (CELL_HEADER, cell_rows), "scheme": (SCHEME_HEADER, scheme_rows)}
+
+
+def format_evaluation(record: EvaluationRecord) -> str:
+    """The table of one record, class by class, with what the NSD is measured with, time, memory and agreement.
+
+    Without labels it shows the label map against FP32's: DSC, NSD, the volume and its change; of FP32 the volume alone.
+    """
+    cases = f"{record.cases} case{'' if record.cases == 1 else 's'}"
+    lines = [f"{record.bundle}: {record.scheme} on {record.backend}, split {record.split}, {cases}", _classes(record)]
+    if record.has_labels or record.against_fp32:
+        variant = "sub-voxel" if record.surface_dice["use_subvoxels"] else "voxel"
+        lines.append(f"NSD: {variant} surfaces, tolerance {tolerance(record)} mm")
+    if fp32 := record.against_fp32:
+        scores = (("DSC", fp32["dice"]["mean"]), ("NSD", fp32["surface_dice"]["mean"])) if record.has_labels else ()
+        parts = [*(f"{name} {number(score, 4)}" for name, score in scores), f"equal labels {_equal(record)}"]
+        lines.append(f"against FP32's label map: {', '.join(parts)}")
+    if record.agreement:
+        figures = (f"{key} {value:.5g}" for key, value in record.agreement.items() if isinstance(value, float))
+        lines.append(f"engine against simulation: {', '.join(figures)}")
+    return "\n".join([*lines, f"{record.seconds:.1f} s, peak memory {record.peak_memory_mib:.0f} MiB"])
+
+
+def _equal(record: EvaluationRecord) -> str:
+    share = record.against_fp32["equal_labels"]
+    return MISSING if math.isnan(share) else f"{percent(share)} %"
+
+
+def _classes(record: EvaluationRecord) -> str:
+    dice, nsd = record.headline
+    names = list(dice["per_class"])
+    scores = [[number(each["per_class"][name], 4) for each in (dice, nsd)] for name in names]
+    mean = [number(each["mean"], 4) for each in (dice, nsd)]
+    if record.has_labels:
+        return aligned(("class", "DSC", "NSD"), _named([*names, "mean"], [*scores, mean]))
+    if not record.against_fp32:
+        return aligned(("class", "volume ml"), _named(names, [[number(_volume(record, name), 2)] for name in names]))
+    volumes = [record.against_fp32[key] for key in ("volume_ml", "volume_change_ml")]
+    for name, row in zip(names, scores, strict=True):
+        row += [number(volumes[0][name], 2), "--" if math.isnan(volumes[1][name]) else f"{volumes[1][name]:+.2f}"]
+    header = ("class", "DSC to FP32", "NSD to FP32", "volume ml", "change ml")
+    return aligned(header, _named([*names, "mean"], [*scores, [*mean, "", ""]]))
+
+
+def _named(names: Sequence[str], rows: Rows) -> list[list[str]]:
+    return [[name, *row] for name, row in zip(names, rows, strict=True)]
+
+
+def _volume(record: EvaluationRecord, class_name: str) -> float:
+    volumes = [score.volume_ml for score in record.scores if score.class_name == class_name]
+    known = [volume for volume in volumes if not math.isnan(volume)]
+    return statistics.fmean(known) if known else math.nan

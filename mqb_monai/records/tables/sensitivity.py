@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.sensitivity import SensitivityRecord, mean_scores, read_sensitivity
-from mqb_monai.records.tables.text import align
+from mqb_monai.records.tables import aligned
 
 _SINGLE = ("alone: error", "labels", "DSC drop", "left out: error", "DSC gain")
 LEGEND = (
@@ -44,18 +44,18 @@ def format_sensitivity(record: SensitivityRecord, rows: int = 0) -> str:
 
 
 def _whole(means: dict) -> str:
-    lines = [("network", "error", "labels", "DSC")]
+    lines = []
     for kind in ("fp32", "quantized"):
         if (kind, "") in means:
             mean = means[kind, ""]
             lines.append((kind, _share(mean.logit_error), _share(mean.changed_labels), _number(mean.dice)))
-    return align(lines)
+    return aligned(("network", "error", "labels", "DSC"), lines)
 
 
 def _singles(unit: str, note: str, names: dict[str, str], means: dict, rows: int) -> str:
     known = [name for name in names if (f"quantize_{unit}", name) in means]
     known.sort(key=lambda name: -_finite(means[f"quantize_{unit}", name].logit_error))
-    lines = [(unit, note, *_SINGLE)]
+    lines = []
     for name in known[: rows or None]:
         alone, left_out = means[f"quantize_{unit}", name], means.get((f"dequantize_{unit}", name))
         cells = [_share(alone.logit_error), _share(alone.changed_labels), _difference("fp32", alone, means, -1)]
@@ -63,17 +63,17 @@ def _singles(unit: str, note: str, names: dict[str, str], means: dict, rows: int
             cells += [_share(left_out.logit_error), _difference("quantized", left_out, means, 1)]
         lines.append((name, names[name], *cells, *("--",) * (len(_SINGLE) - len(cells))))
     more = f"\n... and {len(known) - rows} more" if 0 < rows < len(known) else ""
-    return align(lines) + more if known else ""
+    return aligned((unit, note, *_SINGLE), lines) + more if known else ""
 
 
 def _cumulative(record: SensitivityRecord, means: dict, rows: int) -> str:
     steps = [name for name in record.cumulative_order if ("dequantize_cumulative", name) in means]
-    lines = [("float layers", "made float last", "error", "labels", "DSC")]
+    lines = []
     for count, name in enumerate(steps[: rows or None], start=1):
         mean = means["dequantize_cumulative", name]
         lines.append((str(count), name, _share(mean.logit_error), _share(mean.changed_labels), _number(mean.dice)))
     more = f"\n... and {len(steps) - rows} more" if 0 < rows < len(steps) else ""
-    return align(lines) + more if steps else ""
+    return aligned(("float layers", "made float last", "error", "labels", "DSC"), lines) + more if steps else ""
 
 
 def _cost(record: SensitivityRecord) -> str:

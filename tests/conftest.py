@@ -32,6 +32,15 @@ def download_wheel(tmp_path_factory):
     return download
 
 
+@pytest.fixture(scope="session")
+def engine_scheme() -> str:
+    """The scheme of OpenVINO's INT8 engines on this CPU: 7-bit weights where its 8-bit products saturate (no VNNI)."""
+    pytest.importorskip("openvino")
+    from mqb_monai.backends.openvino.integer_support import exact_weight_bits
+
+    return {8: "w8a8_engine", 7: "w7a8_engine"}[exact_weight_bits()]
+
+
 class TinyNet(nn.Module):
     """Two convolutions; ``(B, 1, H, W, D) -> (B, 3, H, W, D)``."""
 

@@ -107,15 +107,16 @@ class QuantizedLayer(ScaleBuffers):
         """The weight, through torch's fake-quantize operator when :attr:`weight_in_graph` is set."""
         if not self.weight_in_graph:
             return self.weight
-        spec, axis = self.spec.weight, self._weight_axis
-        merged = merge_groups(self.weight, self)
+        axis, merged = self._weight_axis, merge_groups(self.weight, self)
+        # Integers of fewer bits as 8-bit ones: the weight lies on its grid already, and engines know no other width.
+        qmin, qmax = (-128, 127) if self.spec.weight.symmetric else (0, 255)
         if axis is None:
             merged = torch.fake_quantize_per_tensor_affine(
-                merged, self.weight_scale, self.weight_zero_point, spec.qmin, spec.qmax
+                merged, self.weight_scale, self.weight_zero_point, qmin, qmax
             )
         else:
             merged = torch.fake_quantize_per_channel_affine(
-                merged, self.weight_scale, self.weight_zero_point, axis, spec.qmin, spec.qmax
+                merged, self.weight_scale, self.weight_zero_point, axis, qmin, qmax
             )
         return split_groups(merged, self)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from mqb_monai.quantization import quantize
+from mqb_monai.quantization import SCHEMES, Scheme, quantize
 
 SHAPE = (2, 1, 12, 8, 8)
 
@@ -46,8 +47,19 @@ def x() -> torch.Tensor:
 
 
 @pytest.fixture
-def qnet(network, x) -> nn.Module:
-    return quantize(network, "w8a8_engine", [x])
+def qnet(network, x, engine_scheme) -> nn.Module:
+    return quantize(network, engine_scheme, [x])
+
+
+@pytest.fixture(scope="session")
+def engine_schemes(engine_scheme) -> dict[str, Scheme]:
+    """By granularity of the weights: what OpenVINO's engines compute exactly on this CPU."""
+    channel = SCHEMES[engine_scheme]
+    tensor = replace(channel.conv_weight, granularity="per_tensor")
+    return {
+        "per_channel": channel,
+        "per_tensor": replace(channel, name="mine", conv_weight=tensor, linear_weight=tensor),
+    }
 
 
 @pytest.fixture(autouse=True)

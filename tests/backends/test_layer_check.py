@@ -49,6 +49,7 @@ def test_modes_and_hooks_stay(qnet, x):
     [
         (nn.Conv3d(4, 8, 3, dilation=2, padding=2), (2, 4, 40, 36, 9)),
         (nn.Conv3d(8, 8, 3, groups=8), (1, 8, 6, 6, 6)),
+        (nn.Conv3d(8, 16, (1, 3, 3), groups=2), (1, 8, 6, 6, 6)),
         (nn.Conv3d(4, 8, (1, 3, 3), stride=(1, 2, 2)), (1, 4, 6, 12, 12)),
         (nn.ConvTranspose3d(8, 4, (1, 2, 2), (1, 2, 2), groups=2), (1, 8, 4, 6, 6)),
         (nn.ConvTranspose3d(8, 4, 3, 2, padding=1, output_padding=1), (1, 8, 4, 6, 6)),
@@ -58,36 +59,36 @@ def test_modes_and_hooks_stay(qnet, x):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_kinds_of_layers(layer, shape):
+def test_kinds_of_layers(layer, shape, engine_scheme):
     torch.manual_seed(0)
     layer.reset_parameters()
     x = torch.randn(shape)
-    (agreement,) = check_layers(quantize(layer, "w8a8_engine", [x]), x, run_layers)
+    (agreement,) = check_layers(quantize(layer, engine_scheme, [x]), x, run_layers)
     assert agreement.share == 1  # a tie may go the other way: one step
     assert agreement.max_steps <= 1.001
 
 
-def test_a_value_at_a_rounding_tie_is_moved_onto_the_grid():
-    layer = quantize(nn.Linear(4, 1), "w8a8_engine", [torch.tensor([[127.0, 0.0, 0.0, 0.0]])])  # a scale of 1
+def test_a_value_at_a_rounding_tie_is_moved_onto_the_grid(engine_scheme):
+    layer = quantize(nn.Linear(4, 1), engine_scheme, [torch.tensor([[127.0, 0.0, 0.0, 0.0]])])  # a scale of 1
     x = torch.tensor([[1.5, 2.4999, -0.5001, 3.49]])
     assert _without_ties(layer, x).tolist() == [[2.0, 2.0, -1.0, pytest.approx(3.49)]]  # by hand
 
 
-def test_a_grouped_transposed_convolution_is_reported_as_float(tmp_path, caplog):
+def test_a_grouped_transposed_convolution_is_reported_as_float(tmp_path, caplog, engine_scheme):
     # OpenVINO has no integer kernel for it, and mixes up its scales where they are in the graph.
     x = torch.randn(1, 8, 4, 6, 6)
     net = nn.Sequential(nn.ConvTranspose3d(8, 4, 2, 2, groups=2), nn.Conv3d(4, 2, 1))
-    record = compile_network(quantize(net, "w8a8_engine", [x]), "openvino", x, tmp_path / "engine").record
+    record = compile_network(quantize(net, engine_scheme, [x]), "openvino", x, tmp_path / "engine").record
     assert record.placement["0"] == "f32"
     assert record.float_layers == ["0"]
     assert "do not run as integers on this CPU: 0" in caplog.text
 
 
-def test_a_channel_without_weights():
+def test_a_channel_without_weights(engine_scheme):
     layer = nn.Conv3d(2, 3, 3)
     with torch.no_grad():
         layer.weight[1] = 0
-    qnet = quantize(layer, "w8a8_engine", [torch.randn(1, 2, 6, 6, 6)])
+    qnet = quantize(layer, engine_scheme, [torch.randn(1, 2, 6, 6, 6)])
     (agreement,) = check_layers(qnet, torch.randn(1, 2, 6, 6, 6), run_layers)
     assert agreement.share == 1
 

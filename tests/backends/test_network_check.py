@@ -36,12 +36,12 @@ def test_a_difference_is_said_beyond_the_limit(qnet, x, caplog, factor, warned):
     assert ("differs from the simulation's" in caplog.text) == warned
 
 
-def test_a_negligible_difference_is_not_said_where_noise_tips_no_rounding(caplog):
+def test_a_negligible_difference_is_not_said_where_noise_tips_no_rounding(caplog, engine_scheme):
     # By hand: an input scale of 1, all values on the grid, the output 136.
     layer = nn.Linear(4, 1, bias=False)
     nn.init.ones_(layer.weight)
     x = torch.tensor([[127.0, 2.0, 3.0, 4.0]])
-    check = check_network(quantize(layer, "w8a8_engine", [x]), x, lambda x: torch.full((1, 1), 136.1))
+    check = check_network(quantize(layer, engine_scheme, [x]), x, lambda x: torch.full((1, 1), 136.1))
     assert check["sensitivity"] < 1e-3 * 136
     assert (check["difference"], check["output"]) == (pytest.approx(0.1, abs=1e-4), pytest.approx(136))
     assert caplog.text == ""
@@ -60,12 +60,12 @@ def test_nothing_to_compare(network, qnet, x):
     assert check_network(qnet, torch.ones_like(x), qnet) == {}
 
 
-def test_a_norm_on_integers_is_said_though_every_layer_agrees(tmp_path, monkeypatch, caplog):
+def test_a_norm_on_integers_is_said_though_every_layer_agrees(tmp_path, monkeypatch, caplog, engine_scheme):
     """What OpenVINO makes of a layer without bias: the norm's epsilon is added to the variance of integers."""
     pytest.importorskip("openvino")
     torch.manual_seed(0)
     x = 1e-2 * torch.randn(1, 4, 10, 10, 10)
-    qnet = quantize(nn.Sequential(nn.Conv3d(4, 8, 1, bias=False), nn.InstanceNorm3d(8)), "w8a8_engine", [x])
+    qnet = quantize(nn.Sequential(nn.Conv3d(4, 8, 1, bias=False), nn.InstanceNorm3d(8)), engine_scheme, [x])
     compile_network(qnet, "openvino", x, tmp_path / "right", threads=1)
     assert "differs from the simulation's" not in caplog.text
     monkeypatch.setattr(conversion, "_biases_in_graph", nullcontext)

@@ -124,13 +124,15 @@ def test_quantized_network_runs_in_two_threads(make, state, qnet, x, tmp_path):
         assert all(torch.equal(value, alone[(index + step) % 4]) for step, value in enumerate(found))
 
 
-def test_quantized_network_takes_another_state_after_compiling(make, state, network, x, expected, tmp_path):
+def test_quantized_network_takes_another_state_after_compiling(
+    make, state, network, x, expected, tmp_path, engine_scheme
+):
     module = make()
     module.load_state_dict(state)
     assert torch.equal(module(x), expected)
     with torch.no_grad():
         network.head.bias += 1
-    save_quantized(quantize(network, "w8a8_engine", [x]), tmp_path / "other.pt")
+    save_quantized(quantize(network, engine_scheme, [x]), tmp_path / "other.pt")
     module.load_state_dict(state_of_payload(read_checkpoint(tmp_path / "other.pt")))
     assert torch.allclose(module(x), expected + 1, atol=1e-5)  # oracle: only the last bias differs
 

@@ -61,7 +61,7 @@ def build(config: dict = CONFIG) -> torch.nn.Module:
 
 
 @pytest.fixture
-def bundle(tmp_path):
+def bundle(tmp_path, engine_scheme):
     """A quantized bundle of a small UNet."""
     root = tmp_path / "unet_phantom"
     write_config(root, "inference.json", CONFIG)
@@ -69,12 +69,17 @@ def bundle(tmp_path):
     (root / "LICENSE").write_text("Apache License")
     network = build()
     save_weights(network, root / "models" / "model.pt", torch.float32)
-    save_quantized(quantize(network.eval(), "w8a8_engine", [X]), root / "models" / "quantized" / "w8a8_engine.pt")
+    save_quantized(quantize(network.eval(), engine_scheme, [X]), root / "models" / "quantized" / f"{engine_scheme}.pt")
     return root
 
 
+def made_scheme(bundle: Path) -> str:
+    (checkpoint,) = (bundle / "models" / "quantized").glob("*.pt")
+    return checkpoint.stem
+
+
 def unpack(bundle: Path, tmp_path: Path) -> Path:
-    packed = pack_bundle(bundle, "w8a8_engine", tmp_path / "dist")
+    packed = pack_bundle(bundle, made_scheme(bundle), tmp_path / "dist")
     assert packed.path.name == "unet_phantom_int8_v0.1.0.zip" and packed.fetch == ()
     with zipfile.ZipFile(packed.path) as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -82,7 +87,7 @@ def unpack(bundle: Path, tmp_path: Path) -> Path:
     return tmp_path / "unpacked" / "unet_phantom_int8"
 
 
-def test_int8_variant_is_a_bundle_of_its_own(bundle, tmp_path):
+def test_int8_variant_is_a_bundle_of_its_own(bundle, tmp_path, engine_scheme):
     root = unpack(bundle, tmp_path)
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     files = ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.pt"]
@@ -95,8 +100,8 @@ def test_int8_variant_is_a_bundle_of_its_own(bundle, tmp_path):
     assert config.keys() == CONFIG.keys() and config["weights_hint"] != CONFIG["weights_hint"]
 
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
-    record = json.loads((bundle / "models" / "quantized" / "w8a8_engine.json").read_text())
-    assert metadata["weights_sha256"] == record["weights_sha256"] and metadata["scheme"] == "w8a8_engine"
+    record = json.loads((bundle / "models" / "quantized" / f"{engine_scheme}.json").read_text())
+    assert metadata["weights_sha256"] == record["weights_sha256"] and metadata["scheme"] == engine_scheme
     packages = {"nibabel": "5.4.2", "mqb_monai": "0.1.0", "openvino": "2026.4.1"}
     assert metadata["required_packages_version"] == packages and "quantization_packages_version" not in metadata
     assert metadata["name"] == "UNet, phantom, INT8" and metadata["version"] in metadata["changelog"]
@@ -106,7 +111,7 @@ def test_int8_variant_is_a_bundle_of_its_own(bundle, tmp_path):
     )
 
 
-def test_int8_variant_network_def_loads_its_model_and_runs(bundle, tmp_path):
+def test_int8_variant_network_def_loads_its_model_and_runs(bundle, tmp_path, engine_scheme):
     """Oracle: the engine of the original's checkpoint. As MONAI Deploy does it: network_def, torch.load, a call."""
     pytest.importorskip("openvino")
     root = unpack(bundle, tmp_path)
@@ -117,27 +122,27 @@ def test_int8_variant_network_def_loads_its_model_and_runs(bundle, tmp_path):
     state = torch.load(root / "models" / "model.pt", weights_only=True)
     assert {tensor.dtype for tensor in state.values()} >= {torch.int8, torch.float32, torch.uint8}
     network.load_state_dict(state, strict=False)
-    qnet = load_quantized(build(), bundle / "models" / "quantized" / "w8a8_engine.pt")
+    qnet = load_quantized(build(), bundle / "models" / "quantized" / f"{engine_scheme}.pt")
     expected = compile_network(qnet, "openvino", X, tmp_path / "oracle")(X)
     assert torch.equal(network(X), expected)
-    assert (root / "models" / "engines" / "w8a8_engine-openvino" / "engine.json").is_file()
+    assert (root / "models" / "engines" / f"{engine_scheme}-openvino" / "engine.json").is_file()
     parser.get_parsed_content("preprocessing"), parser.get_parsed_content("inferer")
 
 
-def test_int8_variant_gives_the_same_bytes(bundle, tmp_path):
-    first, second = (pack_bundle(bundle, "w8a8_engine", tmp_path / name) for name in ("a", "b"))
+def test_int8_variant_gives_the_same_bytes(bundle, tmp_path, engine_scheme):
+    first, second = (pack_bundle(bundle, engine_scheme, tmp_path / name) for name in ("a", "b"))
     assert first.path.read_bytes() == second.path.read_bytes()
     assert first.digests["sha1"] == hashlib.sha1(second.path.read_bytes()).hexdigest()
 
 
-def test_int8_variant_needs_no_float_weights(bundle, tmp_path):
+def test_int8_variant_needs_no_float_weights(bundle, tmp_path, engine_scheme):
     (bundle / "models" / "model.pt").unlink()
-    assert pack_bundle(bundle, "w8a8_engine", tmp_path / "dist").path.is_file()
+    assert pack_bundle(bundle, engine_scheme, tmp_path / "dist").path.is_file()
 
 
-def refusal(bundle: Path, tmp_path: Path, scheme: str = "w8a8_engine") -> str:
+def refusal(bundle: Path, tmp_path: Path, scheme: str = "") -> str:
     with pytest.raises(InputError) as caught:
-        pack_bundle(bundle, scheme, tmp_path / "dist")
+        pack_bundle(bundle, scheme or made_scheme(bundle), tmp_path / "dist")
     assert not (tmp_path / "dist").exists()
     return str(caught.value)
 
@@ -146,7 +151,7 @@ def refusal(bundle: Path, tmp_path: Path, scheme: str = "w8a8_engine") -> str:
     ("scheme", "message"),
     [
         ("w4a4_engine", "cannot run as an INT8 engine: it has 4-bit activations"),
-        ("w8a8_adaptive", "Choose 'w8a8_per_tensor' or 'w8a8_engine'."),
+        ("w8a8_adaptive", "Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine'."),
         ("fp32", "is no quantization scheme"),
         ("w8a8_enigne", "unknown scheme 'w8a8_enigne'; choose one of"),
         ("w8a8_per_tensor", "scheme 'w8a8_per_tensor' has no checkpoint at"),
@@ -157,18 +162,18 @@ def test_int8_variant_refuses_a_scheme(bundle, tmp_path, scheme, message):
     assert message in refusal(bundle, tmp_path, scheme)
 
 
-def test_int8_variant_refuses_a_checkpoint_of_another_network_or_of_other_weights(bundle, tmp_path):
+def test_int8_variant_refuses_a_checkpoint_of_another_network_or_of_other_weights(bundle, tmp_path, engine_scheme):
     write_config(bundle, "inference.json", {**CONFIG, "network_def": {**NETWORK, "channels": [4, 6]}})
     save_weights(build({"network_def": {**NETWORK, "channels": [4, 6]}}), bundle / "models" / "model.pt")
-    assert "w8a8_engine.pt belongs to another architecture" in refusal(bundle, tmp_path)
+    assert f"{engine_scheme}.pt belongs to another architecture" in refusal(bundle, tmp_path)
     write_config(bundle, "inference.json", CONFIG)
     network = build()
     torch.nn.init.zeros_(next(network.parameters()))
     save_weights(network, bundle / "models" / "model.pt", torch.float32)
-    assert "w8a8_engine.pt was made of other weights" in refusal(bundle, tmp_path)
+    assert f"{engine_scheme}.pt was made of other weights" in refusal(bundle, tmp_path)
     content = io.BytesIO()
     torch.save(build().state_dict(), content)
-    (bundle / "models" / "quantized" / "w8a8_engine.pt").write_bytes(content.getvalue())
+    (bundle / "models" / "quantized" / f"{engine_scheme}.pt").write_bytes(content.getvalue())
     assert "is not a quantized checkpoint" in refusal(bundle, tmp_path)
 
 

@@ -137,14 +137,15 @@ def test_quantize_bundle_takes_the_zoo_as_published(name, image, size, layers, t
     load_quantized(parts.network, result.path)
 
 
-def test_quantize_bundle_keeps_the_dice_of_a_trained_spleen_network(tmp_path, capsys):
+def test_quantize_bundle_keeps_the_dice_of_a_trained_spleen_network(tmp_path, capsys, engine_scheme):
     weights, image = shared("data/weights/monai_unet_spleen.pt"), shared("data/abdomen_ct/msd_spleen2_ct.nii.gz")
     root = zoo_copy("spleen_ct_segmentation", tmp_path)
     config_file = root / "configs" / "inference.json"
     config = json.loads(config_file.read_text())
     config["network_def"].update(SPLEEN_NET)
     config_file.write_text(json.dumps(config))
-    result = quantize_bundle(root, images=[str(image)], weights=weights, out=tmp_path / "out", progress=False)
+    options = {"weights": weights, "out": tmp_path / "out", "scheme": engine_scheme, "progress": False}
+    result = quantize_bundle(root, images=[str(image)], **options)
     assert result.path.parent == tmp_path / "out"
 
     network = UNet(spatial_dims=3, in_channels=1, out_channels=2, **SPLEEN_NET).eval()

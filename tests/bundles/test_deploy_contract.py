@@ -100,12 +100,12 @@ def bundle_run(folder: Path, config: str, dataset: Path, **overrides: str) -> No
 
 
 @pytest.fixture(scope="module")
-def unpacked(reduced_bundle, miniature, tmp_path_factory) -> Path:
+def unpacked(reduced_bundle, miniature, tmp_path_factory, engine_scheme) -> Path:
     """A folder with the float bundle and its INT8 variant, each from its zip."""
     folder = tmp_path_factory.mktemp("deploy")
     bundle = Path(shutil.copytree(reduced_bundle, folder / "source" / "nnunet_phantom"))
-    bundle_run(bundle, "quantize", miniature, scheme="w8a8_engine")
-    for scheme in ("", "w8a8_engine"):
+    bundle_run(bundle, "quantize", miniature, scheme=engine_scheme)
+    for scheme in ("", engine_scheme):
         with zipfile.ZipFile(pack_bundle(bundle, scheme, folder / "dist").path) as archive:
             archive.extractall(folder)
     return folder

@@ -87,22 +87,22 @@ def predictions(bundle: Path, folder: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def quantized_bundle(reduced_bundle, dataset, tmp_path_factory):
+def quantized_bundle(reduced_bundle, dataset, tmp_path_factory, engine_scheme):
     """The reduced bundle after ``quantize --scheme w8a8_engine``; read it, never write to it."""
     bundle = Path(shutil.copytree(reduced_bundle, tmp_path_factory.mktemp("quantized") / NAME))
-    run(bundle, "quantize", dataset, scheme="w8a8_engine")
+    run(bundle, "quantize", dataset, scheme=engine_scheme)
     return bundle
 
 
 @pytest.fixture
-def int8_bundle(quantized_bundle, tmp_path):
+def int8_bundle(quantized_bundle, tmp_path, engine_scheme):
     """Its INT8 bundle, unpacked."""
-    packed = pack_bundle(quantized_bundle, "w8a8_engine", tmp_path / "dist")
+    packed = pack_bundle(quantized_bundle, engine_scheme, tmp_path / "dist")
     shutil.unpack_archive(packed.path, tmp_path / "got")
     return tmp_path / "got" / f"{NAME}_int8"
 
 
-def test_downloaded_bundle_runs_its_workflows(reduced_bundle, dataset, serve, tmp_path):
+def test_downloaded_bundle_runs_its_workflows(reduced_bundle, dataset, serve, tmp_path, engine_scheme):
     packed = pack_bundle(reduced_bundle, out=tmp_path / "dist")
     assert packed.path.name == f"{NAME}_v0.1.0.zip"
     url = f"{serve(packed.path.parent)}/{packed.path.name}"
@@ -113,9 +113,9 @@ def test_downloaded_bundle_runs_its_workflows(reduced_bundle, dataset, serve, tm
     assert done.returncode == 0, done.stderr
     bundle = tmp_path / "got" / NAME
     assert sorted(path.name for path in bundle.iterdir()) == ["LICENSE", "configs", "docs", "models"]
-    run(bundle, "quantize", dataset, scheme="w8a8_engine")
-    run(bundle, "evaluate", dataset, scheme="w8a8_engine", compare=False)
-    assert json.loads((bundle / "eval/w8a8_engine-torch/summary.json").read_text())["cases"] == 1
+    run(bundle, "quantize", dataset, scheme=engine_scheme)
+    run(bundle, "evaluate", dataset, scheme=engine_scheme, compare=False)
+    assert json.loads((bundle / f"eval/{engine_scheme}-torch/summary.json").read_text())["cases"] == 1
     run(bundle, "inference", dataset)
     assert predictions(bundle, "predictions").any()
 
@@ -138,15 +138,15 @@ def test_github_release_is_found_by_monais_download(reduced_bundle, serve, tmp_p
     assert (tmp_path / "got" / NAME / "models" / "model.pt").is_file()
 
 
-def test_int8_bundle_predicts_as_the_original_does(quantized_bundle, int8_bundle, dataset, tmp_path):
+def test_int8_bundle_predicts_as_the_original_does(quantized_bundle, int8_bundle, dataset, tmp_path, engine_scheme):
     """Oracle: inference_int8.json of the original."""
     pytest.importorskip("openvino")
     original = Path(shutil.copytree(quantized_bundle, tmp_path / NAME))
-    run(original, "inference_int8", dataset)
+    run(original, "inference_int8", dataset, scheme=engine_scheme)
     run(int8_bundle, "inference", dataset)
-    expected = predictions(original, "predictions-w8a8_engine-openvino")
+    expected = predictions(original, f"predictions-{engine_scheme}-openvino")
     assert expected.any() and np.array_equal(predictions(int8_bundle, "predictions"), expected)
-    assert (int8_bundle / "models" / "engines" / "w8a8_engine-openvino" / "engine.json").is_file()
+    assert (int8_bundle / "models" / "engines" / f"{engine_scheme}-openvino" / "engine.json").is_file()
 
 
 def test_int8_bundle_refuses_the_float_weights(quantized_bundle, int8_bundle, dataset):

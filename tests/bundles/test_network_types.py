@@ -101,11 +101,11 @@ def test_table_has_every_type_of_network(catalog):
 
 
 @pytest.mark.parametrize("name", REDUCED)
-def test_network_type_is_quantized_evaluated_and_simulated(reduce_bundle, miniature, tmp_path, name):
+def test_network_type_is_quantized_evaluated_and_simulated(reduce_bundle, miniature, tmp_path, name, engine_scheme):
     roi_size, network_def = REDUCED[name]
     bundle = reduce_bundle(name, tmp_path, roi_size, **network_def)
-    run(bundle, "quantize", miniature, scheme="w8a8_engine")
-    record = json.loads((bundle / "models" / "quantized" / "w8a8_engine.json").read_text())
+    run(bundle, "quantize", miniature, scheme=engine_scheme)
+    record = json.loads((bundle / "models" / "quantized" / f"{engine_scheme}.json").read_text())
     assert record["left_out"] == {}
     patterns = NEVER_RUN.get(name, [])
     assert all(any(fnmatch.fnmatch(layer, pattern) for pattern in patterns) for layer in record["not_calibrated"])
@@ -115,8 +115,8 @@ def test_network_type_is_quantized_evaluated_and_simulated(reduce_bundle, miniat
 
     fp32 = evaluate(bundle, miniature)
     assert (fp32["scheme"], fp32["cases"]) == ("fp32", 1)
-    simulated = evaluate(bundle, miniature, scheme="w8a8_engine")
-    assert (simulated["scheme"], simulated["backend"]) == ("w8a8_engine", "torch")
+    simulated = evaluate(bundle, miniature, scheme=engine_scheme)
+    assert (simulated["scheme"], simulated["backend"]) == (engine_scheme, "torch")
     assert simulated["weights_sha256"] == record["weights_sha256"]
     for summary in (fp32, simulated):
         assert 0 <= summary["dice"]["mean"] <= 1 and 0 <= summary["surface_dice"]["mean"] <= 1
@@ -125,13 +125,13 @@ def test_network_type_is_quantized_evaluated_and_simulated(reduce_bundle, miniat
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in ENGINES else pytest.mark.slow) for name in REDUCED]
 )
-def test_network_type_runs_as_an_integer_engine(reduce_bundle, miniature, tmp_path, name):
+def test_network_type_runs_as_an_integer_engine(reduce_bundle, miniature, tmp_path, name, engine_scheme):
     pytest.importorskip("openvino")
     roi_size, network_def = REDUCED[name]
     bundle = reduce_bundle(name, tmp_path, roi_size, **network_def)
-    run(bundle, "quantize", miniature, scheme="w8a8_engine")
-    summary = evaluate(bundle, miniature, scheme="w8a8_engine", backend="openvino", threads=1)
-    assert (summary["scheme"], summary["backend"], summary["cases"]) == ("w8a8_engine", "openvino", 1)
+    run(bundle, "quantize", miniature, scheme=engine_scheme)
+    summary = evaluate(bundle, miniature, scheme=engine_scheme, backend="openvino", threads=1)
+    assert (summary["scheme"], summary["backend"], summary["cases"]) == (engine_scheme, "openvino", 1)
     # Random weights: near-ties flip, so this holds the engine to being the same network, not to the bounds of trained
     # ones.
     assert summary["agreement"]["same_label"] >= 0.8

@@ -53,7 +53,7 @@ def test_phantom_bundle_segments_and_w4a4_per_tensor_loses_five_points(tmp_path)
 
 
 @pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason=f"real MRI is not at {HIPPOCAMPUS}")
-def test_hippocampus_bundle_runs_int8_as_it_was_simulated(tmp_path):
+def test_hippocampus_bundle_runs_int8_as_it_was_simulated(tmp_path, engine_scheme):
     """Oracle: FP32 DSC promised by the bundle's README (lower bound); agreement bounds of engine and simulation."""
     dataset = tmp_path / "data"
     dataset.mkdir()
@@ -67,7 +67,7 @@ def test_hippocampus_bundle_runs_int8_as_it_was_simulated(tmp_path):
     (dataset / "dataset.json").write_text(json.dumps(content))
     bundle = committed_bundle("nnunet_hippocampus", tmp_path)
     assert evaluate(bundle, dataset, "fp32")["dice"]["mean"] >= 0.86
-    figures = evaluate(bundle, dataset, "w8a8_engine", "openvino")["agreement"]
+    figures = evaluate(bundle, dataset, engine_scheme, "openvino")["agreement"]
     assert figures["same_label"] >= 0.998
     assert abs(figures["dice_difference"]) <= 0.001
     # Not 0.6 x logit_rms_fp32: this network's own simulation does not reproduce itself that closely with its

@@ -57,10 +57,10 @@ def case_file(dataset: Path, kind: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantized_bundle(reduced_bundle, dataset, tmp_path_factory):
+def quantized_bundle(reduced_bundle, dataset, tmp_path_factory, engine_scheme):
     """The reduced bundle after ``quantize --scheme w8a8_engine``."""
     bundle = Path(shutil.copytree(reduced_bundle, tmp_path_factory.mktemp("quantized") / "nnunet_phantom"))
-    run(bundle, "quantize", dataset, "quantize", scheme="w8a8_engine")
+    run(bundle, "quantize", dataset, "quantize", scheme=engine_scheme)
     return bundle
 
 
@@ -69,24 +69,24 @@ def quantized(quantized_bundle, tmp_path):
     return Path(shutil.copytree(quantized_bundle, tmp_path / "nnunet_phantom"))
 
 
-def test_quantize_writes_checkpoint_and_record(quantized_bundle):
+def test_quantize_writes_checkpoint_and_record(quantized_bundle, engine_scheme):
     folder = quantized_bundle / "models" / "quantized"
-    assert sorted(path.name for path in folder.iterdir()) == ["w8a8_engine.json", "w8a8_engine.pt"]
-    record = json.loads((folder / "w8a8_engine.json").read_text())
-    assert record["scheme"] == "w8a8_engine" and len(record["weights_sha256"]) == 64
+    assert sorted(path.name for path in folder.iterdir()) == [f"{engine_scheme}.json", f"{engine_scheme}.pt"]
+    record = json.loads((folder / f"{engine_scheme}.json").read_text())
+    assert record["scheme"] == engine_scheme and len(record["weights_sha256"]) == 64
     assert [path.name for path in (quantized_bundle / "models").glob("*.pt")] == ["model.pt"]
 
 
-def test_quantize_reads_neither_labels_nor_other_splits(quantized_bundle, bundle, own_dataset):
+def test_quantize_reads_neither_labels_nor_other_splits(quantized_bundle, bundle, own_dataset, engine_scheme):
     shutil.rmtree(own_dataset / "labels")
     calibration = json.loads((own_dataset / "dataset.json").read_text())["calibration"]
     kept = {Path(case["image"]).name for case in calibration}
     for path in (own_dataset / "images").iterdir():
         if path.name not in kept:
             path.unlink()
-    run(bundle, "quantize", own_dataset, scheme="w8a8_engine")
+    run(bundle, "quantize", own_dataset, scheme=engine_scheme)
     found, expected = (
-        read_checkpoint(root / "models" / "quantized" / "w8a8_engine.pt") for root in (bundle, quantized_bundle)
+        read_checkpoint(root / "models" / "quantized" / f"{engine_scheme}.pt") for root in (bundle, quantized_bundle)
     )  # oracle: the checkpoint made with everything in its place
     assert found["layers"] == expected["layers"]
     assert all(torch.equal(found["tensors"][name], tensor) for name, tensor in expected["tensors"].items())
@@ -124,10 +124,10 @@ def test_evaluate_fp32_writes_records_that_agree_with_the_predictions(quantized,
     assert torch.allclose(found, expected, atol=1e-12, equal_nan=True)
 
 
-def test_evaluate_simulates_a_scheme(quantized, dataset):
-    run(quantized, "evaluate", dataset, "evaluate", scheme="w8a8_engine")
-    summary = summary_of(quantized, "w8a8_engine-torch")
-    record = json.loads((quantized / "models" / "quantized" / "w8a8_engine.json").read_text())
+def test_evaluate_simulates_a_scheme(quantized, dataset, engine_scheme):
+    run(quantized, "evaluate", dataset, "evaluate", scheme=engine_scheme)
+    summary = summary_of(quantized, f"{engine_scheme}-torch")
+    record = json.loads((quantized / "models" / "quantized" / f"{engine_scheme}.json").read_text())
     assert summary["weights_sha256"] == record["weights_sha256"] and summary["agreement"] == {}
 
 
@@ -140,16 +140,16 @@ def test_evaluate_takes_split_output_dir_and_variant(bundle, dataset, tmp_path):
     assert not (bundle / "eval").exists()
 
 
-def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys):
+def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys, engine_scheme):
     pytest.importorskip("openvino")
-    run(quantized, "export", dataset, "export", threads=1)
-    folder = quantized / "models" / "engines" / "w8a8_engine-openvino"
+    run(quantized, "export", dataset, "export", threads=1, scheme=engine_scheme)
+    folder = quantized / "models" / "engines" / f"{engine_scheme}-openvino"
     assert f"engine: {folder}" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["engine.json", "model.bin", "model.xml"]
     built = (folder / "engine.json").stat().st_mtime_ns
 
-    run(quantized, "evaluate", dataset, "evaluate", scheme="w8a8_engine", backend="openvino", threads=1)
-    summary = summary_of(quantized, "w8a8_engine-openvino")
+    run(quantized, "evaluate", dataset, "evaluate", scheme=engine_scheme, backend="openvino", threads=1)
+    summary = summary_of(quantized, f"{engine_scheme}-openvino")
     assert sorted(summary["agreement"]) == [
         "dice_difference",
         "logit_rms",
@@ -160,26 +160,26 @@ def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys):
     ]
     assert 0 < summary["agreement"]["same_label"] <= 1
 
-    run(quantized, "inference_int8", dataset, threads=1)
-    pred = nib.load(quantized / "eval" / "predictions-w8a8_engine-openvino" / "phantom_003_seg.nii.gz")
+    run(quantized, "inference_int8", dataset, threads=1, scheme=engine_scheme)
+    pred = nib.load(quantized / "eval" / f"predictions-{engine_scheme}-openvino" / "phantom_003_seg.nii.gz")
     image = nib.load(case_file(dataset, "images"))
     assert pred.shape == image.shape and np.allclose(pred.affine, image.affine)
     assert (folder / "engine.json").stat().st_mtime_ns == built  # the cached engine was used, not a new one
-    run(quantized, "export", dataset, "export", threads=1)
+    run(quantized, "export", dataset, "export", threads=1, scheme=engine_scheme)
     assert (folder / "engine.json").stat().st_mtime_ns > built  # with data it is built, and its layers checked, anew
     label = np.asarray(nib.load(case_file(dataset, "labels")).dataobj)
     expected = dice(np.asarray(pred.dataobj), label, 14)  # oracle: what inference_int8.json saved
-    with (quantized / "eval" / "w8a8_engine-openvino" / "cases.csv").open(newline="") as file:
+    with (quantized / "eval" / f"{engine_scheme}-openvino" / "cases.csv").open(newline="") as file:
         found = torch.tensor([float(row["dice"] or "nan") for row in csv.DictReader(file)], dtype=torch.float64)
     assert torch.allclose(found, expected, atol=1e-12, equal_nan=True)
 
 
-def test_sensitivity_scores_every_layer_and_writes_the_record(quantized, miniature, tmp_path, capsys):
-    run(quantized, "analyze", miniature, "sensitivity", scheme="w8a8_engine", output_dir=str(tmp_path / "runs"))
-    path = tmp_path / "runs" / "sensitivity" / "nnunet_phantom.w8a8_engine.json"
+def test_sensitivity_scores_every_layer_and_writes_the_record(quantized, miniature, tmp_path, capsys, engine_scheme):
+    run(quantized, "analyze", miniature, "sensitivity", scheme=engine_scheme, output_dir=str(tmp_path / "runs"))
+    path = tmp_path / "runs" / "sensitivity" / f"nnunet_phantom.{engine_scheme}.json"
     printed = capsys.readouterr().out
     assert f"written: {path}" in printed and "layer forwards instead of" in printed
-    layers = json.loads((quantized / "models" / "quantized" / "w8a8_engine.json").read_text())["layers"]
+    layers = json.loads((quantized / "models" / "quantized" / f"{engine_scheme}.json").read_text())["layers"]
     record = read_sensitivity(path)
     assert record.finished and len(layers) > 5
     scored = [score.target for score in record.scores if score.kind == "quantize_layer"]
@@ -187,13 +187,13 @@ def test_sensitivity_scores_every_layer_and_writes_the_record(quantized, miniatu
     assert all(0 < score.logit_error < 1 for score in record.scores if score.kind == "quantize_layer")
 
 
-def test_activation_shift_measures_every_layer_without_labels(quantized, miniature, tmp_path, capsys):
+def test_activation_shift_measures_every_layer_without_labels(quantized, miniature, tmp_path, capsys, engine_scheme):
     shutil.copytree(miniature, tmp_path / "data", ignore=shutil.ignore_patterns("*_label*"))
-    options = {"scheme": "w8a8_engine", "labels": False, "output_dir": str(tmp_path / "runs")}
+    options = {"scheme": engine_scheme, "labels": False, "output_dir": str(tmp_path / "runs")}
     run(quantized, "analyze", tmp_path / "data", "activation_shift", **options)
-    path = tmp_path / "runs" / "activation_shift" / "nnunet_phantom.w8a8_engine.json"
+    path = tmp_path / "runs" / "activation_shift" / f"nnunet_phantom.{engine_scheme}.json"
     assert f"written: {path}" in capsys.readouterr().out
-    layers = json.loads((quantized / "models" / "quantized" / "w8a8_engine.json").read_text())["layers"]
+    layers = json.loads((quantized / "models" / "quantized" / f"{engine_scheme}.json").read_text())["layers"]
     assert {shift.layer for shift in read_shift(path).of("input")} == set(layers)
 
 

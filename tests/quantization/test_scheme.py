@@ -48,7 +48,7 @@ TABLE = {
 
 @pytest.mark.parametrize("name", list(SCHEMES))
 def test_schemes_follow_the_table(name):
-    bits, kind = int(name[1]), name.split("_", 1)[1]
+    weight_bits, bits, kind = int(name[1]), int(name[3]), name.split("_", 1)[1]
     engine = ("per_tensor", "per_tensor", "per_tensor", "per_channel", name != "w4a4_engine")
     conv, pointwise, linear, weight, symmetric = TABLE.get(kind, engine)
     scheme = SCHEMES[name]
@@ -56,7 +56,7 @@ def test_schemes_follow_the_table(name):
     assert scheme.conv_input == QuantSpec(bits, conv, symmetric)
     assert scheme.pointwise_input == QuantSpec(bits, pointwise, symmetric)
     assert scheme.linear_input == QuantSpec(bits, linear, symmetric)
-    assert scheme.conv_weight == scheme.linear_weight == QuantSpec(bits, weight)
+    assert scheme.conv_weight == scheme.linear_weight == QuantSpec(weight_bits, weight)
     assert scheme.operations == (QuantSpec(8, "per_tensor") if name == "w8a8_tensorrt" else None)
 
 

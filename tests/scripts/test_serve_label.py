@@ -162,7 +162,7 @@ def wait_for(process: subprocess.Popen, url: str, log: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, engine_scheme):
     """The script, started in a temporary place with the FP32 bundle, its INT8 variant and two spoilt variants."""
     if not DATA.is_dir():
         pytest.skip("../shared/data/hippocampus is absent")
@@ -172,8 +172,8 @@ def server(tmp_path_factory):
     images = write_dataset(folder / "data")
     made = shutil.ignore_patterns("quantized", "engines", "eval", "runs")
     bundle = Path(shutil.copytree(ROOT / "bundles" / FLOAT, folder / FLOAT, ignore=made))
-    bundle_run(sys.executable, bundle, "quantize", folder / "data", "--scheme", "w8a8_engine")
-    packed = [pack_bundle(bundle, scheme, folder / "dist").path for scheme in ("", "w8a8_engine")]
+    bundle_run(sys.executable, bundle, "quantize", folder / "data", "--scheme", engine_scheme)
+    packed = [pack_bundle(bundle, scheme, folder / "dist").path for scheme in ("", engine_scheme)]
     zips = [*packed, *spoilt_zips(packed[1], bundle)]
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

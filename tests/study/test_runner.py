@@ -80,16 +80,20 @@ def test_run_here_gives_the_numbers_of_the_bundles_own_evaluation(expand, settin
     assert read_cells(settings.runs)[0].dice != read_cells(settings.runs)[1].dice
 
 
-def test_run_grid_writes_complete_records(expand, settings, capsys):
-    report = run_grid(expand(["w8a8_engine"], ["torch", "openvino"]), settings, "the command")
-    assert report.finished == [FP32, W8A8, W8A8.replace("torch", "openvino")]
-    record = read_cell(cell_folder(settings.runs, W8A8) / "record.json")
+def test_run_grid_writes_complete_records(expand, settings, capsys, engine_scheme):
+    report = run_grid(expand([engine_scheme], ["torch", "openvino"]), settings, "the command")
+    simulated = W8A8.replace("w8a8_engine", engine_scheme)
+    assert report.finished == [FP32, simulated, simulated.replace("torch", "openvino")]
+    record = read_cell(cell_folder(settings.runs, simulated) / "record.json")
     assert list(record.case_seconds) == [f"case_{number}.nii.gz" for number in range(1, 5)] and len(record.scores) == 8
     assert record.statistics["dice"].cases == 4 and record.latency_ms > 0 and record.peak_memory_mib > 0
-    assert (record.weight_bits, record.activation_bits, record.provenance.scheme_spec["name"]) == (8, 8, "w8a8_engine")
+    assert (f"w{record.weight_bits}a{record.activation_bits}_engine", record.provenance.scheme_spec["name"]) == (
+        engine_scheme,
+        engine_scheme,
+    )
     reference = read_cell(cell_folder(settings.runs, FP32) / "record.json")
     assert not reference.statistics and reference.weights_mb / 4 < record.weights_mb < reference.weights_mb
-    assert "--schemes w8a8_engine --backends torch" in record.provenance.command
+    assert f"--schemes {engine_scheme} --backends torch" in record.provenance.command
     assert "saved" in capsys.readouterr().out and "3 of 3 cells finished" in format_status(settings.runs)
 
 

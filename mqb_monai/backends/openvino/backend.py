@@ -52,7 +52,7 @@ def compile_network(
     if quantized_layers(network):
         refuse_unsupported(network)
         # At every start, cached engine or not: a folder may have moved to a CPU that has the same name.
-        refuse_saturation()
+        refuse_saturation(network)
     cpu = f"{cpu_name()} ({', '.join(cpu_capabilities())})"
     version = import_openvino().get_version()
     wanted = describe_engine(network, example_input, "openvino", precision, version, cpu)

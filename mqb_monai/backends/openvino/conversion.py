@@ -141,16 +141,28 @@ def cpu_capabilities() -> list[str]:
 
 @contextmanager
 def _weights_in_graph(network: nn.Module) -> Iterator[None]:
-    """Export mode, but for grouped transposed convolutions, whose (quantized) weight goes in as plain numbers.
+    """Export mode, but for two kinds of layers.
 
-    OpenVINO 2026.4 has no integer kernel for them, and where it moves the scales of their output channels past the
-    reshape into groups it applies them to the input channels: wrong by several steps.
+    Grouped transposed convolutions: their (quantized) weight goes in as plain numbers. OpenVINO 2026.4 has no integer
+    kernel for them, and where it moves the scales of their output channels past the reshape into groups it applies them
+    to the input channels: wrong by several steps.
+
+    Grouped 3D convolutions with 7-bit weights: in twice the integers of half the scale. On CPUs without VNNI oneDNN
+    halves the weights of a kernel with signed input, which these get, and rounds: exact for even integers only.
     """
+    grouped = [layer for layer in quantized_layers(network).values() if getattr(layer, "groups", 1) > 1]
+    doubled = [x for x in grouped if isinstance(x, nn.Conv3d) and x.spec.weight.num_bits == 7]
+    scales = [layer.weight_scale for layer in doubled]
     with export_mode(network):
-        for layer in quantized_layers(network).values():
-            if isinstance(layer, TRANSPOSED) and layer.groups > 1:
-                layer.weight_in_graph = False
-        yield
+        for layer in grouped:
+            layer.weight_in_graph = not isinstance(layer, TRANSPOSED)
+        for layer in doubled:
+            layer.weight_scale = layer.weight_scale / 2
+        try:
+            yield
+        finally:
+            for layer, scale in zip(doubled, scales, strict=True):
+                layer.weight_scale = scale
 
 
 @contextmanager

@@ -18,6 +18,8 @@ _NO_INTEGER_SUM = {
     "per_token": "its scale per token is computed at run time, while integer kernels take a static one",
     "per_voxel": "its scale per voxel is computed at run time, while integer kernels take a static one",
 }
+# Bits of weight, the most first, to the scheme of integer kernels that has them.
+_EXACT_SCHEMES = {8: "w8a8_engine", 7: "w7a8_engine"}
 _OPERATIONS = (
     "quantized additions, concatenations or matrix products, and OpenVINO's engine is built of quantized layers only"
 )
@@ -45,8 +47,8 @@ def _scheme_obstacle(scheme: Scheme, backend: str) -> str | None:
 def refuse_unsupported(qnet: nn.Module, backend: str = "openvino") -> None:
     """Refuse a network that integer kernels cannot compute as it was simulated.
 
-    They compute static, per-tensor, symmetric 8-bit activations with symmetric 8-bit weights, one scale per tensor or
-    per output channel. OpenVINO's engine is built of quantized layers only.
+    They compute static, per-tensor, symmetric 8-bit activations with symmetric weights of 8 bits (or 7, stored in 8),
+    one scale per tensor or per output channel. OpenVINO's engine is built of quantized layers only.
 
     Raises:
         InputError: naming the first such layer or operation, the reason and the scheme to take.
@@ -69,9 +71,9 @@ def refuse_unsupported(qnet: nn.Module, backend: str = "openvino") -> None:
 
 
 def _obstacle(spec: LayerSpec) -> str | None:
-    bits = {"activations": spec.input.num_bits, "weights": spec.weight.num_bits}
-    for what, num_bits in bits.items():
-        if num_bits != 8:
+    bits = {"activations": (spec.input.num_bits, (8,)), "weights": (spec.weight.num_bits, (8, 7))}
+    for what, (num_bits, possible) in bits.items():
+        if num_bits not in possible:
             return f"{num_bits}-bit {what}, and integer kernels multiply 8-bit integers only"
     if spec.input.granularity != "per_tensor":
         return f"{spec.input.granularity} activations: {_NO_INTEGER_SUM[spec.input.granularity]}"
@@ -80,31 +82,44 @@ def _obstacle(spec: LayerSpec) -> str | None:
     return None
 
 
-@functools.cache
-def refuse_saturation() -> None:
-    """Refuse INT8 on a CPU whose 8-bit dot products saturate; tried once in a process.
-
-    Without VNNI two products are added in 16 bits: 255 * 127 + 255 * 127 does not fit. The probe multiplies the
-    greatest integers of both signs in a convolution, a transposed convolution and a linear layer, whose exact results
-    are known.
+def refuse_saturation(qnet: nn.Module) -> None:
+    """Refuse a network whose weights have more bits than this CPU computes right.
 
     Raises:
-        InputError: what came instead, and what to do.
+        InputError: naming the scheme to take.
     """
+    bits = max((layer.spec.weight.num_bits for layer in quantized_layers(qnet).values()), default=0)
+    exact = exact_weight_bits()
+    if bits > exact:
+        remedy = f"Quantize with scheme '{_EXACT_SCHEMES[exact]}'" if exact else "Run the FP32 network in OpenVINO"
+        raise InputError(
+            f"{bits}-bit weights are refused on this CPU ({cpu_name()}): its 8-bit dot products saturate, as those of "
+            f"CPUs without VNNI instructions do. {remedy}, run the simulation (backend 'torch'), or take a CPU with "
+            "AVX-512 VNNI or AVX-VNNI."
+        )
+
+
+@functools.cache
+def exact_weight_bits() -> int:
+    """How many bits of weight this CPU multiplies right with 8-bit activations: 8, 7, or 0; tried once in a process.
+
+    Without VNNI two products are added in 16 bits: 255 * 127 * 2 does not fit, 255 * 63 * 2 does. The probe multiplies
+    the greatest integers of both signs in a convolution, a transposed convolution and a linear layer, whose exact
+    results are known.
+    """
+    return next((bits for bits, scheme in _EXACT_SCHEMES.items() if _computes_right(scheme)), 0)
+
+
+def _computes_right(scheme: str) -> bool:
     for sign in (1.0, -1.0):
-        probes = {type(layer).__name__: _probe(layer, shape, sign) for layer, shape in _probe_layers()}
+        probes = {type(layer).__name__: _probe(layer, scheme, shape, sign) for layer, shape in _probe_layers()}
         layers, inputs = ({name: probe[index] for name, probe in probes.items()} for index in (0, 1))
         for name, output in run_layers(layers, inputs).items():
             with torch.no_grad():
                 expected = layers[name](inputs[name])
             if not torch.allclose(output, expected, rtol=1e-3, atol=0):
-                off = (output - expected).abs().argmax()
-                raise InputError(
-                    f"INT8 is refused on this CPU ({cpu_name()}): its 8-bit dot products saturate (a test "
-                    f"{name} gave {output.flatten()[off]:.4g} where {expected.flatten()[off]:.4g} is "
-                    "right), which CPUs without VNNI instructions do. Run the FP32 or BF16 network in OpenVINO, or the "
-                    "simulation (backend 'torch'), or take a CPU with AVX-512 VNNI or AVX-VNNI."
-                )
+                return False
+    return True
 
 
 def _probe_layers() -> list[tuple[nn.Module, tuple[int, ...]]]:
@@ -115,8 +130,8 @@ def _probe_layers() -> list[tuple[nn.Module, tuple[int, ...]]]:
     ]
 
 
-def _probe(layer: nn.Module, shape: tuple[int, ...], sign: float) -> tuple[nn.Module, torch.Tensor]:
-    """A layer whose weights are all 127, and an input all ``sign * 127``."""
+def _probe(layer: nn.Module, scheme: str, shape: tuple[int, ...], sign: float) -> tuple[nn.Module, torch.Tensor]:
+    """A layer whose weights are all the greatest integer, and an input all ``sign`` times it."""
     nn.init.ones_(layer.weight)
     x = torch.ones(shape)
-    return quantize(layer, "w8a8_engine", [x]), sign * x
+    return quantize(layer, scheme, [x]), sign * x

@@ -11,6 +11,7 @@ from mqb_monai.backends.openvino.layer_names import CONSTANT, original_names
 from mqb_monai.quantization import find_layers, quantized_layers
 
 INTEGER = frozenset({"i8", "u8"})
+_FLOAT = frozenset({"f32", "f16", "bf16"})
 _COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 # The names that tracing gives: __module.<dotted name>/aten::<operator>/<OpenVINO operation>, with a suffix at repeated
 # calls and after fusing; a fused layer may be left with the name of its bias (Add) only. Without a dotted name it is
@@ -31,7 +32,7 @@ def read_placement(compiled: Any, network: nn.Module) -> dict[str, str]:
 
     Returns:
         layer name (the first one of a layer with several) to ``i8``, ``u8``, ``f32``, ``bf16``: the type of the
-        layer's input, which with integer weights means an integer kernel. A layer that runs several times in different
+        layer's input, or of the kernel's numbers where that is a float kernel. A layer that runs several times in different
         precisions has all of them (``f32,u8``). ``constant``: its input does not depend on the network's, and its
         output was computed when compiling. Layers that never run are left out.
     """
@@ -43,12 +44,18 @@ def read_placement(compiled: Any, network: nn.Module) -> dict[str, str]:
         for match in filter(None, map(_ORIGIN.match, original_names(operation))):
             layer = first.get(match["name"] or "")
             if layer is not None and computes:
-                running.setdefault(layer, set()).add(operation.rt_info["runtimePrecision"].astype(str))
+                running.setdefault(layer, set()).add(_precision(operation))
             elif layer is not None and match["constant"]:
                 constant.add(layer)
     placed = {name: ",".join(sorted(precisions)) for name, precisions in running.items()}
     placed = dict.fromkeys(constant, CONSTANT) | placed
     return {name: placed[name] for name in dict.fromkeys(first.values()) if name in placed}
+
+
+def _precision(operation: Any) -> str:
+    """A transposed convolution with integer input may still get a float kernel (``brgconv_avx2_f32``)."""
+    kernel = operation.rt_info["primitiveType"].astype(str).rsplit("_", 1)[-1].lower()
+    return kernel if kernel in _FLOAT else operation.rt_info["runtimePrecision"].astype(str)
 
 
 def float_layers(placement: dict[str, str], network: nn.Module) -> list[str]:

@@ -24,6 +24,13 @@ def build(network, x, path, **options):
     return compile_network(network, "openvino", x, path, threads=1, **options)
 
 
+def skip_without(precision):
+    from mqb_monai.backends.openvino.conversion import cpu_capabilities
+
+    if precision == "bf16" and "BF16" not in cpu_capabilities():
+        pytest.skip("this CPU does not compute in BF16")
+
+
 def relative_rms(result, expected):
     return ((result - expected).pow(2).mean() / expected.pow(2).mean()).sqrt().item()
 
@@ -39,10 +46,7 @@ def test_fp32_engine_equals_torch(network, x, tmp_path):
 
 
 def test_bf16_engine(network, x, tmp_path):
-    from mqb_monai.backends.openvino.conversion import cpu_capabilities
-
-    if "BF16" not in cpu_capabilities():
-        pytest.skip("this CPU does not compute in BF16")
+    skip_without("bf16")
     engine = build(network, x, tmp_path / "engine", precision="bf16")
     with torch.no_grad():
         assert 1e-5 < relative_rms(engine(x), network(x)) < 3e-2
@@ -51,7 +55,8 @@ def test_bf16_engine(network, x, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_int8_runs_as_integers_and_agrees_with_the_simulation(network, qnet, x, tmp_path, precision):
+def test_int8_runs_as_integers_and_agrees_with_the_simulation(network, qnet, x, tmp_path, precision, engine_scheme):
+    skip_without(precision)
     engine = build(qnet, x, tmp_path / "engine", precision=precision)
     record = json.loads((tmp_path / "engine" / "engine.json").read_text())
     assert list(record["placement"]) == list(quantized_layers(qnet))
@@ -59,7 +64,7 @@ def test_int8_runs_as_integers_and_agrees_with_the_simulation(network, qnet, x, 
     assert record["float_layers"] == []
     assert record["layer_check"]["layers"] == 6  # the alias counts once
     assert record["layer_check"]["worst_share"] >= 0.999
-    assert (record["scheme"], record["input_shape"]) == ("w8a8_engine", list(x.shape))
+    assert (record["scheme"], record["input_shape"]) == (engine_scheme, list(x.shape))
     assert record["weights_sha256"] == qnet.quantization_record.weights_sha256
     with torch.no_grad():
         simulated, reference = qnet(x), network(x)
@@ -71,20 +76,20 @@ def test_int8_runs_as_integers_and_agrees_with_the_simulation(network, qnet, x, 
     assert check["difference"] / check["output"] == pytest.approx(difference)
 
 
-def test_a_weight_is_stored_in_eight_bits(network, x, tmp_path):
+def test_a_weight_is_stored_in_eight_bits(network, x, tmp_path, engine_scheme):
     big = nn.Sequential(nn.Conv3d(1, 64, 3), nn.Conv3d(64, 64, 3))
     build(big, x, tmp_path / "fp32")
-    build(quantize(big, "w8a8_engine", [x]), x, tmp_path / "int8")
+    build(quantize(big, engine_scheme, [x]), x, tmp_path / "int8")
     assert (tmp_path / "int8" / "model.bin").stat().st_size < 0.3 * (tmp_path / "fp32" / "model.bin").stat().st_size
 
 
-def test_per_tensor_weights_run_as_integers(network, x, tmp_path):
-    engine = build(quantize(network, "w8a8_per_tensor", [x]), x, tmp_path / "engine")
+def test_per_tensor_weights_run_as_integers(network, x, tmp_path, engine_schemes):
+    engine = build(quantize(network, engine_schemes["per_tensor"], [x]), x, tmp_path / "engine")
     assert set(engine.record.placement.values()) <= {"i8", "u8"}
 
 
-def test_excluded_layers_are_placed_as_float(network, x, tmp_path):
-    qnet = quantize(network, "w8a8_engine", [x], exclude="head,token")
+def test_excluded_layers_are_placed_as_float(network, x, tmp_path, engine_scheme):
+    qnet = quantize(network, engine_scheme, [x], exclude="head,token")
     placement = build(qnet, x, tmp_path / "engine").record.placement
     assert (placement["head"], placement["token"]) == ("f32", "f32")
     assert placement["merge"] in ("i8", "u8")
@@ -134,32 +139,32 @@ def test_the_network_stays_as_it_is(qnet, x, tmp_path):
     assert all(torch.equal(state[name], value) for name, value in qnet.state_dict().items())
 
 
-def test_two_dimensions(tmp_path):
+def test_two_dimensions(tmp_path, engine_scheme):
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, groups=1), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, 2, groups=2), nn.Conv2d(4, 2, 1)
     )
     x = torch.randn(1, 3, 20, 24)
-    qnet = quantize(net, "w8a8_engine", [x])
+    qnet = quantize(net, engine_scheme, [x])
     engine = build(qnet, x, tmp_path / "engine")
     with torch.no_grad():
         assert relative_rms(engine(x), qnet(x)) < 0.02
     assert set(engine.record.placement) == {"0", "2", "3"}
 
 
-def test_a_single_layer_is_a_network(tmp_path):
+def test_a_single_layer_is_a_network(tmp_path, engine_scheme):
     x = torch.randn(1, 4, 8, 8, 8)
-    engine = build(quantize(nn.Conv3d(4, 8, 3), "w8a8_engine", [x]), x, tmp_path / "engine")
+    engine = build(quantize(nn.Conv3d(4, 8, 3), engine_scheme, [x]), x, tmp_path / "engine")
     assert set(engine.record.placement.values()) <= {"i8", "u8"}
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_swin_unetr_converts(tmp_path, quantized):
+def test_swin_unetr_converts(tmp_path, quantized, engine_scheme):
     torch.manual_seed(0)
     net = SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1)).eval()
     x = torch.randn(1, 1, 64, 32, 32)
     if quantized:
-        net = quantize(net, "w8a8_engine", [x])
+        net = quantize(net, engine_scheme, [x])
     engine = build(net, x, tmp_path / "engine")
     with torch.no_grad():
         # With random weights 30 layers of ties add up; each layer by itself was checked at the export.

@@ -35,14 +35,14 @@ NORMS = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["w8a8_engine", "w8a8_per_tensor"])
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 @pytest.mark.parametrize("name", NORMS)
-def test_convert_keeps_the_scale_of_a_layer_before_a_norm(name, scheme):
+def test_convert_keeps_the_scale_of_a_layer_before_a_norm(name, granularity, engine_schemes):
     """The oracle is the simulation. The norm's input has a variance near its epsilon, so that the scale matters."""
     torch.manual_seed(0)
     shape, modules = NORMS[name]
     x = 1e-2 * torch.randn(shape)
-    qnet = quantize(nn.Sequential(*modules()), scheme, [x]).eval()
+    qnet = quantize(nn.Sequential(*modules()), engine_schemes[granularity], [x]).eval()
     compiled = compile_model(convert(qnet, (x,)), threads=1)
     result = torch.from_numpy(compiled(x.numpy())[0])
     with torch.no_grad():
@@ -50,10 +50,10 @@ def test_convert_keeps_the_scale_of_a_layer_before_a_norm(name, scheme):
     assert set(read_placement(compiled, qnet).values()) <= INTEGER
 
 
-def test_convert_leaves_the_biases_as_they_were():
+def test_convert_leaves_the_biases_as_they_were(engine_scheme):
     x = torch.randn(VOLUME)
     first, second = without_bias(nn.Conv3d, 4, 4, 1), with_zero_bias()
-    qnet = quantize(nn.Sequential(first, second), "w8a8_engine", [x])
+    qnet = quantize(nn.Sequential(first, second), engine_scheme, [x])
     convert(qnet, (x,))
     with pytest.raises(InputError, match="could not convert"):
         convert(qnet, (x[:, :3],))

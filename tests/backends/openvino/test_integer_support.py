@@ -3,13 +3,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.openvino.integer_support import refuse_saturation, refuse_scheme, refuse_unsupported
+from mqb_monai.backends.openvino import integer_support
+from mqb_monai.backends.openvino.integer_support import (
+    exact_weight_bits,
+    refuse_saturation,
+    refuse_scheme,
+    refuse_unsupported,
+)
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import SCHEMES, QuantSpec, Scheme, quantize
 
@@ -62,41 +69,49 @@ def test_operations_are_refused_by_openvino_only(x, tmp_path):
     with pytest.raises(InputError, match=f"'w8a8_tensorrt' cannot run.*operation ':add_0' has {reason}.*'w8a8_engine'"):
         compile_network(qnet, "openvino", x, tmp_path / "engine")
     assert not (tmp_path / "engine").exists()
-    with pytest.raises(InputError, match=f"it has {reason}.*Choose 'w8a8_per_tensor' or 'w8a8_engine'"):
+    with pytest.raises(
+        InputError, match=f"it has {reason}.*Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine'"
+    ):
         refuse_scheme(SCHEMES["w8a8_tensorrt"])
     for backend in ("onnx", "tensorrt"):
         refuse_unsupported(qnet, backend)
         refuse_scheme(SCHEMES["w8a8_tensorrt"], backend)
-        with pytest.raises(InputError, match="Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w8a8_tensorrt'"):
+        with pytest.raises(
+            InputError, match="Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine' or 'w8a8_tensorrt'"
+        ):
             refuse_scheme(SCHEMES["w4a4_engine"], backend)
 
 
-def run_probe(**environment):
-    code = (
-        "from mqb_monai.backends.openvino.integer_support import refuse_saturation\n"
-        "from mqb_monai.errors import InputError\n"
-        "try:\n    refuse_saturation()\nexcept InputError as error:\n    print(error)\nelse:\n    print('fine')"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ | environment
-    )
-    return run.stdout
+@pytest.mark.parametrize(
+    ("exact", "scheme", "remedy"),
+    [
+        (8, "w8a8_engine", ""),
+        (7, "w7a8_engine", ""),
+        (7, "w8a8_engine", "8-bit weights are refused on this CPU .*saturate.*VNNI.*scheme 'w7a8_engine'"),
+        (0, "w7a8_engine", "7-bit weights are refused .*Run the FP32 network"),
+    ],
+)
+def test_refuse_saturation_names_the_scheme_that_this_cpu_computes_right(monkeypatch, exact, scheme, remedy):
+    monkeypatch.setattr(integer_support, "exact_weight_bits", lambda: exact)
+    qnet = quantize(nn.Linear(2, 2), scheme, [torch.ones(1, 2)])
+    if not remedy:
+        return refuse_saturation(qnet)
+    with pytest.raises(InputError, match=remedy):
+        refuse_saturation(qnet)
 
 
-def test_a_cpu_that_saturates_is_refused():
+def test_seven_bits_are_exact_where_eight_saturate():
     # oneDNN is told to use no more than AVX2: the same kernels, and the same wrong sums, as on a CPU without VNNI.
-    output = run_probe(ONEDNN_MAX_CPU_ISA="AVX2")
-    if output.startswith("fine"):
+    code = "from mqb_monai.backends.openvino.integer_support import exact_weight_bits; print(exact_weight_bits())"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    if run.stdout.strip() == "8":
         pytest.skip("this build of OpenVINO ignores ONEDNN_MAX_CPU_ISA")
-    assert "INT8 is refused on this CPU" in output
-    assert "saturate" in output
-    assert "VNNI" in output
+    assert run.stdout.strip() == "7"
 
 
-def test_this_cpu_computes_right():
-    from pathlib import Path
-
+def test_a_cpu_with_vnni_computes_eight_bits_right():
     info = Path("/proc/cpuinfo")
-    if not info.is_file() or "vnni" not in info.read_text():
-        pytest.skip("no VNNI here, or no way to tell")
-    refuse_saturation()
+    if not info.is_file():
+        pytest.skip("no way to tell what this CPU has")
+    assert exact_weight_bits() == (8 if "vnni" in info.read_text() else 7)

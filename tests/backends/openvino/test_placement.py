@@ -96,8 +96,8 @@ def kernels(compiled) -> list[str]:
 
 @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "from a file"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_read_placement_finds_a_layer_that_a_norm_or_a_scale_was_folded_into(name, saved, tmp_path):
-    qnet = quantize(build(name), "w8a8_engine", [X])
+def test_read_placement_finds_a_layer_that_a_norm_or_a_scale_was_folded_into(name, saved, tmp_path, engine_scheme):
+    qnet = quantize(build(name), engine_scheme, [X])
     model = convert(qnet, (X,))
     if saved:
         import openvino
@@ -113,10 +113,10 @@ def test_read_placement_finds_a_layer_that_a_norm_or_a_scale_was_folded_into(nam
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "repeated"])
-def test_read_placement_tells_a_float_layer_from_its_quantized_neighbours(name):
-    names = list(quantized_layers(quantize(build(name), "w8a8_engine", [X])))
+def test_read_placement_tells_a_float_layer_from_its_quantized_neighbours(name, engine_scheme):
+    names = list(quantized_layers(quantize(build(name), engine_scheme, [X])))
     for excluded in names:
-        qnet = quantize(build(name), "w8a8_engine", [X], exclude=excluded)
+        qnet = quantize(build(name), engine_scheme, [X], exclude=excluded)
         compiled = compile_model(convert(qnet, (X,)), threads=1)
         assert sum(not kernel.lower().endswith("i8") for kernel in kernels(compiled)) == 1
         placement = read_placement(compiled, qnet)
@@ -129,26 +129,26 @@ def test_read_placement_of_a_float_network_with_norms():
     assert read_placement(compile_model(convert(network, (X,)), threads=1), network) == {"conv": "f32", "skip": "f32"}
 
 
-def test_float_layers_has_a_quantized_layer_without_integer_kernel():
+def test_float_layers_has_a_quantized_layer_without_integer_kernel(engine_scheme):
     """OpenVINO has none for grouped transposed convolutions, with a batch norm or without."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(8, 8, 3), norm(), nn.ConvTranspose3d(8, 8, 2, 2, groups=2), norm()).eval()
-    qnet = quantize(network, "w8a8_engine", [X])
+    qnet = quantize(network, engine_scheme, [X])
     compiled = compile_model(convert(qnet, (X,)), threads=1)
     assert sorted(kernel.lower().endswith("i8") for kernel in kernels(compiled)) == [False, True]
     assert float_layers(read_placement(compiled, qnet), qnet) == ["2"]
 
 
-def test_float_layers_has_what_was_not_found_and_what_runs_as_both():
-    qnet = quantize(build("conv"), "w8a8_engine", [X])
+def test_float_layers_has_what_was_not_found_and_what_runs_as_both(engine_scheme):
+    qnet = quantize(build("conv"), engine_scheme, [X])
     assert float_layers({}, qnet) == ["0", "2"]
     assert float_layers({"0": "f32,u8", "2": "i8,u8"}, qnet) == ["0"]
 
 
 @pytest.mark.parametrize("exclude", [(), "linear"], ids=["quantized", "float"])
-def test_read_placement_names_a_layer_that_was_computed_when_compiling(exclude):
+def test_read_placement_names_a_layer_that_was_computed_when_compiling(exclude, engine_scheme):
     torch.manual_seed(0)
-    qnet = quantize(Embedded().eval(), "w8a8_engine", [X], exclude=exclude)
+    qnet = quantize(Embedded().eval(), engine_scheme, [X], exclude=exclude)
     compiled = compile_model(convert(qnet, (X,)), threads=1)
     placement = read_placement(compiled, qnet)
     assert placement.pop("conv") in INTEGER

@@ -69,12 +69,12 @@ def build(network, x, path, **options):
     return compile_network(network, "tensorrt", x, path, **options)
 
 
-def test_an_engine_equals_the_simulation_and_says_what_it_is(lane, qnet, x, tmp_path):
+def test_an_engine_equals_the_simulation_and_says_what_it_is(lane, qnet, x, tmp_path, engine_scheme):
     engine = build(qnet, x, tmp_path / "engine")
     with torch.no_grad():
         assert torch.allclose(engine(x), qnet(x), rtol=0, atol=1e-5)
     record = json.loads((tmp_path / "engine" / "engine.json").read_text())
-    assert (record["backend"], record["scheme"], record["precision"]) == ("tensorrt", "w8a8_engine", "fp32")
+    assert (record["backend"], record["scheme"], record["precision"]) == ("tensorrt", engine_scheme, "fp32")
     assert record["gpu"] == "GPU A (compute capability 9.0)"
     assert (record["layer_check"]["layers"], record["layer_check"]["worst_share"]) == (2, 1.0)
     assert record["network_check"]["difference"] <= 1e-5 < record["network_check"]["sensitivity"]

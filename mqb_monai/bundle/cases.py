@@ -122,6 +122,9 @@ def _cases_of_patterns(source: CaseSource, keys: Sequence[str], channels: int | 
     both &= {os.path.realpath(file) for files in labels.values() for file in files}
     if both:
         raise InputError(f"--images also match files of --labels: {_listed(sorted(both))}. Narrow the patterns.")
+    named = not any(map(glob.has_magic, (*source.images, *source.labels)))
+    if named and len(images) == len(labels) == 1:  # one file and its label, each named in full
+        labels = dict(zip(images, labels.values(), strict=True))
     label_of = _paired(images, labels) if labels else {}
     return [
         Case(name, {keys[0]: files[0] if len(files) == 1 else list(files)}, files[0], label_of.get(name, ""))

@@ -83,7 +83,7 @@ def int8_variant_files(bundle: Bundle, info: BundleInfo, scheme: str) -> dict[st
     config, network_id = _variant_config(bundle, scheme.name)
     metadata = _variant_metadata(bundle, info, scheme.name, payload["record"])
     return {
-        **{name: bundle.root / name for name in (*KEPT, *_own_files(bundle.root, config))},
+        **{name: bundle.root / name for name in _own_files(bundle.root, config)},
         "configs/inference.json": _json(config),
         "configs/metadata.json": _json(metadata),
         "docs/README.md": _readme(info, metadata, network_id).encode(),
@@ -97,6 +97,7 @@ def _own_files(root: Path, config: Mapping[str, Any]) -> Iterator[str]:
     folders = [*packages, root / "docs"]
     found = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else (folder,))]
     found += [root / name for text in _strings(config) for name in FILE_NAME.findall(text)]
+    found += [root / name for name in KEPT]
     for path in dict.fromkeys(found):
         relative = path.relative_to(root)
         hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -223,7 +224,8 @@ class Bundle:
         return {key: value for key, value in config.items() if not (isinstance(value, str) and value[:1] in "$@%")}
 
     def _build(self, what: str, ids: Sequence[str]) -> Any:
-        with self.environment():
+        with self.environment(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of arguments left at defaults
             return self.config.build(what, ids)
 
     @staticmethod

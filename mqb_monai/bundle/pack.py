@@ -21,7 +21,7 @@ import yaml
 from mqb_monai.bundle.catalog import MODEL, BundleInfo, find_bundle
 from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import write_json
+from mqb_monai.records.json_file import write_json
 from mqb_monai.system.files import atomic_path
 
 # What a bundle is; anything else in its folder (data, results, engines, caches) is somebody's own and stays there.

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.backends.openvino.integer_support import refuse_unsupported
+from mqb_monai.backends.openvino.integer_support import refuse_saturation, refuse_unsupported
 from mqb_monai.bundle.metadata import data_format, input_channels
 from mqb_monai.bundle.open import MODEL, Bundle, open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
 from mqb_monai.quantization.checkpoint.file import payload_of_state
-from mqb_monai.weights.state_dict import read_state_dict
+from mqb_monai.weights.file import read_weights
 
 TRIAL_EDGE = 64  # voxels, where a network takes inputs of any shape
 
@@ -49,7 +49,7 @@ def try_packed(name: str, files: Mapping[str, Path | bytes]) -> str:
 
 
 def _run(bundle: Bundle) -> str:
-    network, state = bundle.network_def, read_state_dict(bundle.root / MODEL)
+    network, state = bundle.network_def, read_weights(bundle.root / MODEL).state
     parts = bundle.preprocessing, bundle.inferer, bundle.postprocessing  # built, to see that they can be
     network.load_state_dict(state)
     x = torch.randn(_trial_shape(bundle, network), generator=torch.Generator().manual_seed(0))
@@ -69,12 +69,10 @@ def _run(bundle: Bundle) -> str:
 
 def _cpu_reason(network: Any, state: dict[str, torch.Tensor]) -> str:
     """Why this CPU cannot run the packed engine; empty where it can."""
-    from mqb_monai.backends.openvino.integer_support import refuse_saturation
-
     simulation = _simulation(network, state)
     refuse_unsupported(simulation)
     try:
-        refuse_saturation()
+        refuse_saturation(simulation)
     except InputError:
         return "its 8-bit dot products saturate"
     return ""

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.cell import RelativeDrop
+from mqb_monai.records.evaluation import RelativeDrop
 
 CONFIDENCE, RESAMPLES, SEED = 0.95, 10_000, 0
 BATCH = 200  # resamples at a time: 200 x 100 cases x 100 classes are 16 MB

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import score_schemes
-from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
 from mqb_monai.records.engine_timings import published_engine
+from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
 from mqb_monai.report import published
 from mqb_monai.report.charts import VEGA_LITE, Figure, case_figure, organ_figure, styled, tradeoff_figures
 from mqb_monai.report.overlays import JUDGEMENTS, CasePictures, case_pictures, data_uri

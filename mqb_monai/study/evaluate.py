@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mqb_monai.bundle.cases import CaseSource, find_cases
+from mqb_monai.bundle.engines import quantized_checkpoint
 from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
 from mqb_monai.bundle.preprocessing import image_keys
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.settings import Settings
+from mqb_monai.quantization import SCHEMES
 from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
 from mqb_monai.records.evaluation_files import CASES, ERROR, SLICES, SUMMARY, read_evaluation
 from mqb_monai.study.cells import Cell, runnable_pairs
@@ -51,6 +53,9 @@ def evaluate_bundle(
     if left_out:
         raise InputError(" ".join(left_out.values()))
     asked = pairs if _asks_for_reference(schemes, backends) else pairs[1:]
+    for scheme, _ in asked:
+        if scheme in SCHEMES:
+            quantized_checkpoint(bundle.quantized_dir, scheme)  # said before anything is run
     with bundle.environment():
         count = len(find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata)))
     folders = _folders(bundle, pairs, asked, output_dir)
@@ -62,7 +67,7 @@ def evaluate_bundle(
     report = run_cells(cells, replace(settings, make_checkpoints=False))
     if report.failed or report.held:
         failures = report.failed | {name: f"in use by {owner}" for name, owner in report.held.items()}
-        raise InputError("\n".join(f"{name}: {message}" for name, message in failures.items()))
+        raise InputError("\n".join(dict.fromkeys(failures.values())))
     return [(folders[pair], read_evaluation(folders[pair])) for pair in asked]
 
 

@@ -1,4 +1,6 @@
-"""The one exception type for input that a user can mend."""
+"""The one exception type for input that a user can put right, and the sentence for everything else."""
+
+_reading = [""]  # the file that a reader took up last, for the sentence of an exception that does not name it
 
 
 class InputError(ValueError):
@@ -8,3 +10,21 @@ class InputError(ValueError):
     (:mod:`mqb_monai.bundle.entry_point`) and the command line turn it into ``SystemExit(message)``;
     the Python API lets it through, so that callers may catch it as a ``ValueError``.
     """
+
+
+def note_file(path: object) -> None:
+    """Remember which file is being read."""
+    _reading[0] = str(path)
+
+
+def describe_error(error: BaseException) -> str:
+    """One sentence for an exception that nobody foresaw: its type, its message, the file being read, what to do."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    message = (str(cause).strip() or "no message").splitlines()[0]
+    reading = f", after {_reading[0]} was read" if _reading[0] else ""
+    return (
+        f"{type(cause).__name__}: {message}{reading}. If the input is right, this is a fault of the program: run it "
+        "again with MQB_TRACEBACK=1 in the environment for the traceback."
+    )

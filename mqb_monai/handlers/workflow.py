@@ -5,21 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from ignite.engine import Engine
+from monai.inferers import Inferer
 from torch import nn
 
 from mqb_monai import quantization
 from mqb_monai.backends import backend_module, refuse_precision
-from mqb_monai.bundle.entry_point import check_overrides, entry_point
+from mqb_monai.bundle.entry_point import check_overrides, entry_point, install_last_resort
 from mqb_monai.data import datalist
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 from mqb_monai.weights import state_dict
 
-__all__ = ["check_choice", "check_overrides", "get_scheme", "load_datalist", "load_weights", "run_engine"]
+__all__ = [
+    "check_choice",
+    "check_overrides",
+    "get_scheme",
+    "input_shape",
+    "load_datalist",
+    "load_weights",
+    "run_engine",
+]
+
+install_last_resort()  # every config of ours imports this module before anything else
 
 load_datalist = entry_point(datalist.load_datalist)
-
-
 get_scheme = entry_point(quantization.get_scheme)
 
 
@@ -39,6 +48,14 @@ def check_choice(scheme: str, backend: str) -> None:
         refuse_precision(backend, scheme)
     else:
         quantization.get_scheme(scheme)
+
+
+@entry_point
+def input_shape(channels: int, inferer: Inferer) -> list[int] | None:
+    """``[1, C, *roi_size]`` of one window of a sliding window; None where it depends on the image."""
+    size = inferer.roi_size
+    sizes = [size] * 3 if isinstance(size, int) else list(size)
+    return [1, channels, *sizes] if all(length and length > 0 for length in sizes) else None
 
 
 @entry_point

@@ -11,9 +11,8 @@ from mqb_monai.analysis.histogram import BINS, StreamingHistogram, same_bins, to
 from mqb_monai.analysis.layer_groups import describe_layer
 from mqb_monai.analysis.moments import StreamingMoments
 from mqb_monai.analysis.outliers import OutlierObserver
-from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer
-from mqb_monai.quantization.swap import name_layer
+from mqb_monai.quantization.layers import layer_error
 from mqb_monai.records.activation_shift import Histogram, LayerShift, ValueStatistics
 
 PERCENTILES = ("0.1", "1", "50", "99", "99.9")
@@ -41,7 +40,7 @@ class ShiftObserver:
         """
         for values, network in ((reference, "FP32"), (tensor, "quantized")):
             if not torch.isfinite(values).all():
-                raise name_layer(InputError(f"NaN or Inf in its {role} in the {network} network"), name)
+                raise layer_error(name, f"NaN or Inf in its {role} in the {network} network")
         if tensor.numel():
             place = self._places.setdefault((name, role), _PlaceObserver(layer, role))
             place.update(layer, reference, tensor)

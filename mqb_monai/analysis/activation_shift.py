@@ -7,13 +7,13 @@ import math
 import torch
 from torch import nn
 
-from mqb_monai.analysis.histogram import BINS, StreamingHistogram, same_bins, total_variation, wasserstein_distance
+from mqb_monai.analysis.histogram_distance import same_bins, total_variation, wasserstein_distance
 from mqb_monai.analysis.layer_groups import describe_layer
 from mqb_monai.analysis.moments import StreamingMoments
 from mqb_monai.analysis.outliers import OutlierObserver
-from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer
-from mqb_monai.quantization.swap import name_layer
+from mqb_monai.quantization.histogram import BINS, StreamingHistogram
+from mqb_monai.quantization.layers import layer_error
 from mqb_monai.records.activation_shift import Histogram, LayerShift, ValueStatistics
 
 PERCENTILES = ("0.1", "1", "50", "99", "99.9")
@@ -41,7 +41,7 @@ class ShiftObserver:
         """
         for values, network in ((reference, "FP32"), (tensor, "quantized")):
             if not torch.isfinite(values).all():
-                raise name_layer(InputError(f"NaN or Inf in its {role} in the {network} network"), name)
+                raise layer_error(name, f"NaN or Inf in its {role} in the {network} network")
         if tensor.numel():
             place = self._places.setdefault((name, role), _PlaceObserver(layer, role))
             place.update(layer, reference, tensor)
@@ -63,7 +63,7 @@ class _PlaceObserver:
     def update(self, layer: QuantizedLayer, reference: torch.Tensor, tensor: torch.Tensor) -> None:
         for network, values in (("fp32", reference), ("quantized", tensor)):
             self.moments[network].update(values)
-            self.histograms[network].update(values)
+            self.histograms[network].update(values.reshape(1, -1))
         self.noise.update(reference, tensor)
         if self.outliers is not None:
             self.rounding.update(tensor, layer.fake_quantize_input(tensor))
@@ -88,7 +88,7 @@ class _PlaceObserver:
 
     def _statistics(self, network: str) -> ValueStatistics:
         moments, histogram = self.moments[network], self.histograms[network]
-        percentiles = {percent: histogram.percentile(float(percent)) for percent in PERCENTILES}
+        percentiles = {percent: histogram.quantile(float(percent) / 100).item() for percent in PERCENTILES}
         return ValueStatistics(
             moments.minimum, moments.maximum, moments.mean, moments.std, moments.kurtosis, percentiles
         )
@@ -113,13 +113,13 @@ class _Noise:
 def drawn_histogram(fp32: StreamingHistogram, quantized: StreamingHistogram) -> Histogram:
     """Both in at most 64 bins over the range that either of them fills."""
     same_bins(fp32, quantized)
-    filled = torch.nonzero(fp32.counts + quantized.counts).flatten()
+    filled = torch.nonzero(fp32.counts[0] + quantized.counts[0]).flatten()
     first, last = int(filled[0]), int(filled[-1]) + 1
     merged = math.ceil((last - first) / DRAWN_BINS)
     last = first + merged * math.ceil((last - first) / merged)
-    edges = [position * fp32.width - fp32.limit for position in (first, last)]
+    edges = [(position - BINS // 2) * fp32.width.item() for position in (first, last)]
     shares = []
     for histogram in (fp32, quantized):
-        counts = torch.nn.functional.pad(histogram.counts, (0, max(0, last - BINS)))[first:last]
+        counts = torch.nn.functional.pad(histogram.counts[0].double(), (0, max(0, last - BINS)))[first:last]
         shares.append(tuple((counts.view(-1, merged).sum(1) / counts.sum()).tolist()))
     return Histogram(edges[0], edges[1], *shares)

@@ -9,8 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from mqb_monai.quantization.layer_weight import TRANSPOSED
-from mqb_monai.quantization.modules import layer_kind
-from mqb_monai.quantization.swap import parent_type
+from mqb_monai.quantization.modules import layer_kind, parent_type
 
 # Of a layer's dotted name, from left to right, the first part that matches either decides: "vit.blocks.0.attn.out_proj"
 # lies in the encoder, "image_encoder.up_layers.0.head" in the decoder. Names of MONAI's networks, of nnU-Net's

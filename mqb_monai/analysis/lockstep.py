@@ -66,7 +66,7 @@ class Lockstep:
             module = network.get_submodule(name)
 
             def before(module, args, kwargs, name=name):
-                visit(module, name, "input", args[0] if args else next(iter(kwargs.values())))
+                visit(module, name, "input", args[0] if args else kwargs["input"])
 
             def after(module, args, output, name=name):
                 visit(module, name, "output", output)

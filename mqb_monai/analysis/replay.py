@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import find_layers, quantized_layers
+from mqb_monai.quantization.unfused import unfuse_attention
 
 MIB = 2**20
 _NOT_KEPT = object()
@@ -136,11 +137,13 @@ class ReplayedNetwork:
     def _intercepted(self) -> Iterator[None]:
         """Within the block every call of a module goes through :meth:`_call`."""
         own = [(module, module.__dict__.get("forward")) for module in self._modules]
+        undo = unfuse_attention(self.network)
         try:
             for module in self._modules:
                 module.forward = functools.partial(self._call, module, module.forward)
             yield
         finally:
+            undo.close()
             for module, forward in own:
                 if forward is not None:
                     module.forward = forward

@@ -52,8 +52,8 @@ def quantize(
 
 def _print_result(result: Any) -> None:
     record = result.record
-    floats = record.left_out | dict.fromkeys(record.not_calibrated, "no calibration data reached it")
     print(f"wrote {result.path} and its record {result.path.with_suffix('.json').name}")
+    floats = record.reasons
     print(f"{len(record.layers)} layers quantized on {result.cases} case(s), {len(floats)} left in floating point")
     for name, reason in floats.items():
         print(f"  {name}: {reason}")

@@ -11,18 +11,19 @@ from mqb_monai.quantization.calibrate import Calibration
 from mqb_monai.quantization.checkpoint.checkpoint import load_quantized, save_quantized
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
 from mqb_monai.quantization.coverage import Coverage, count_coverage
+from mqb_monai.quantization.layers import find_layers
 from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, export_mode, quantized_layers
 from mqb_monai.quantization.operations.points import OperationPoint, operation_points
 from mqb_monai.quantization.operations.quantize_points import QuantizePoint, quantize_points
 from mqb_monai.quantization.quantizer import (
     Calibrator,
     NotCalibratedWarning,
+    NotProvedWarning,
     OutsideLayerWarning,
     quantize,
 )
 from mqb_monai.quantization.record import QuantizationRecord
 from mqb_monai.quantization.scheme import SCHEMES, LayerSpec, QuantSpec, Scheme, get_scheme
-from mqb_monai.quantization.swap import find_layers
 
 __all__ = [
     "QUANTIZED",
@@ -32,6 +33,7 @@ __all__ = [
     "Coverage",
     "LayerSpec",
     "NotCalibratedWarning",
+    "NotProvedWarning",
     "OperationPoint",
     "OutsideLayerWarning",
     "QuantSpec",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from mqb_monai.errors import InputError
+from mqb_monai.quantization.layers import Layer, find_layers, layer_error, select_layers
 from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
 from mqb_monai.quantization.observers import OBSERVERS
 from mqb_monai.quantization.operations.observers import OperationObservers, OperationQparams
 from mqb_monai.quantization.operations.products import Product, count_products
+from mqb_monai.quantization.proof import Witness
 from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
-from mqb_monai.quantization.swap import Layer, find_layers, name_layer, select_layers
+from mqb_monai.quantization.unfused import unfuse_attention
+
+NO_DATA = "no calibration data reached it"
 
 
 @dataclass(frozen=True)
@@ -24,29 +30,25 @@ class Calibration:
 
     Attributes:
         scheme: the scheme.
-        specs: the :class:`LayerSpec` of every chosen layer.
-        qparams: ``(scale, zero_point)`` of the input of every chosen layer that ran and has a static input.
-        calls: how often every chosen layer ran; 0 means that it has to stay float.
-        names: all names of every chosen layer.
-        left_out: the reason of every layer that was not chosen.
+        specs: the :class:`LayerSpec` of every layer that will be quantized.
+        qparams: ``(scale, zero_point)`` of the input of each of them that is static.
+        names: all names of each of them.
+        reasons: why every other layer stays float; :data:`NO_DATA` where a chosen one never ran.
         products: the multiply-adds of every product of the first call that computed any, those outside of layers
             included.
         operations: the quantize points of operations by their names; empty where the scheme has none.
+        witnesses: calls of the network that ran every layer of ``specs`` between them; empty where the network was run
+            by its methods instead of its call.
     """
 
     scheme: Scheme
     specs: dict[str, LayerSpec]
     qparams: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    calls: dict[str, int]
     names: dict[str, tuple[str, ...]]
-    left_out: dict[str, str]
+    reasons: dict[str, str]
     products: Mapping[Product, int] = field(default_factory=dict)
     operations: Mapping[str, OperationQparams] = field(default_factory=dict)
-
-    @property
-    def not_calibrated(self) -> tuple[str, ...]:
-        """Chosen layers that saw no data."""
-        return tuple(name for name, count in self.calls.items() if count == 0)
+    witnesses: tuple[Witness, ...] = ()
 
 
 class Observers:
@@ -59,21 +61,27 @@ class Observers:
         self,
         network: nn.Module,
         layers: Iterable[Layer],
-        left_out: dict[str, str],
+        reasons: dict[str, str],
         scheme: Scheme,
         operations: OperationObservers | None = None,
     ) -> None:
-        self.scheme, self.left_out, self.layers = scheme, left_out, list(layers)
+        self.scheme, self.reasons, self.layers = scheme, reasons, list(layers)
         self.specs = {layer.name: scheme.layer_spec(layer_kind(layer.module)) for layer in self.layers}
-        self.calls = {layer.name: 0 for layer in self.layers}
+        self.calls = Counter()
         self.products: Mapping[Product, int] = {}
+        self.witnesses: list[Witness] = []
         self._observers = {}
         self._operations = operations
+        self._by_call: list[str] = []  # layers whose call has begun, and not their forward
+        self._past_call: set[str] = set()  # layers whose forward was called itself
+        self._running: Witness | None = None
         self._watching = ExitStack()
-        self._handles = [
-            network.register_forward_pre_hook(self._start_watching),
+        self._undo = unfuse_attention(network)
+        for handle in (
+            network.register_forward_pre_hook(self._start_watching, with_kwargs=True),
             network.register_forward_hook(self._stop_watching, always_call=True),
-        ]
+        ):
+            self._undo.callback(handle.remove)
         for layer in self.layers:
             spec = self.specs[layer.name].input
             if not spec.dynamic:
@@ -82,24 +90,41 @@ class Observers:
                 self._observers[layer.name] = OBSERVERS[spec.observer](
                     axis if spec.granularity == "per_channel" else None
                 )
-            self._handles.append(layer.module.register_forward_pre_hook(self._hook(layer.name), with_kwargs=True))
+            self._attach(layer)
 
-    def _hook(self, name: str):
-        def observe(module, args, kwargs):
-            x = args[0] if args else kwargs.get("input", kwargs.get("x"))
-            self.calls[name] += x.numel() > 0
-            if self._operations is not None:
-                self._operations.reach(x)
-            if name in self._observers:
-                try:
-                    with torch._C.DisableTorchFunction():  # what an observer computes is none of the network's
-                        self._observers[name].update(x)
-                except InputError as error:
-                    raise name_layer(InputError(f"{error} that reaches it in calibration"), name) from None
+    def _attach(self, layer: Layer) -> None:
+        module, name, forward = layer.module, layer.name, layer.module.forward
 
-        return observe
+        def observed(*args, **kwargs):
+            if self._by_call[-1:] == [name]:
+                self._by_call.pop()
+            else:
+                self._past_call.add(name)
+            x = args[0] if args else kwargs.get("input")
+            if isinstance(x, torch.Tensor):
+                self._observe(name, x)
+            return forward(*args, **kwargs)
 
-    def _start_watching(self, network: nn.Module, _) -> None:
+        module.forward = observed
+        self._undo.callback(module.__dict__.pop, "forward", None)
+        self._undo.callback(module.register_forward_pre_hook(lambda *_: self._by_call.append(name)).remove)
+
+    def _observe(self, name: str, x: torch.Tensor) -> None:
+        self.calls[name] += x.numel() > 0
+        if self._operations is not None:
+            self._operations.reach(x)
+        if name in self._observers:
+            try:
+                with torch._C.DisableTorchFunction():  # what an observer computes is none of the network's
+                    self._observers[name].update(x)
+            except InputError as error:
+                raise layer_error(name, f"{error} that reaches it in calibration") from None
+
+    def _start_watching(self, network: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._by_call.clear()
+        if len(+self.calls) < len(self.layers):  # before the network changes its input in place
+            args, kwargs = tree_map_only(torch.Tensor, lambda x: x.detach().clone(), (args, kwargs))
+            self._running = Witness(args, kwargs, self.calls.copy())
         if self._operations is not None:
             self._watching.enter_context(self._operations.watching(network))
         if not any(self.products.values()):  # once: every call does the same products, and watching takes time
@@ -107,8 +132,11 @@ class Observers:
 
     def _stop_watching(self, network: nn.Module, _, output) -> None:
         self._watching.close()
+        running, self._running = self._running, None
         if output is None:  # the call raised
             self.products = {}
+        elif running is not None and (+self.calls).keys() - (+running.calls).keys():  # layers that had not run before
+            self.witnesses.append(Witness(running.args, running.kwargs, self.calls - running.calls))
 
     def finish(self) -> Calibration:
         """Remove the observers and say what they saw.
@@ -117,25 +145,35 @@ class Observers:
             InputError: no layer saw any data.
         """
         self.remove()
-        if not any(self.calls.values()):
+        ran = [layer for layer in self.layers if self.calls[layer.name]]
+        if not ran:
             raise InputError("no calibration data: no batch reached any layer; give at least one non-empty batch")
-        qparams = {
-            name: observer.qparams(self.specs[name].input)
-            for name, observer in self._observers.items()
-            if self.calls[name]
-        }
-        names = {layer.name: layer.names for layer in self.layers}
-        operations = {} if self._operations is None else self._operations.points()
+        specs = {layer.name: self.specs[layer.name] for layer in ran}
         return Calibration(
-            self.scheme, self.specs, qparams, dict(self.calls), names, self.left_out, dict(self.products), operations
+            scheme=self.scheme,
+            specs=specs,
+            qparams={
+                name: self._observers[name].qparams(specs[name].input) for name in specs if name in self._observers
+            },
+            names={layer.name: layer.names for layer in ran},
+            reasons=self.reasons | {layer.name: NO_DATA for layer in self.layers if layer.name not in specs},
+            products=self._products(),
+            operations={} if self._operations is None else self._operations.points(),
+            witnesses=tuple(self.witnesses),
         )
+
+    def _products(self) -> dict[Product, int]:
+        """The products, those of a layer whose ``forward`` was called itself counted as the layer's."""
+        layers = {(f"{name}.weight".lstrip("."),): Product("layer", name) for name in self._past_call}
+        products: Counter[Product] = Counter()
+        for product, count in self.products.items():
+            products[layers.get(product.weights, product)] += count
+        return dict(products)
 
     def remove(self) -> None:
         """Remove the observers; the network is as before."""
         self._watching.close()  # open still where Ctrl-C stopped the network
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._undo.close()
 
     def __enter__(self) -> Observers:
         return self
@@ -155,22 +193,43 @@ def attach_observers(
     Args:
         network: the float network.
         scheme: a name or a :class:`Scheme`.
-        include, exclude: name patterns, see :func:`~mqb_monai.quantization.swap.select_layers`.
+        include, exclude: name patterns, see :func:`~mqb_monai.quantization.layers.select_layers`.
 
     Raises:
-        InputError: an unknown scheme, a network quantized already, no quantizable layer, a pattern that matches
-            nothing, NaN or Inf in a layer's weight (the layer is named).
+        InputError: an unknown scheme, a network quantized already, a compiled one, no quantizable layer, a pattern that
+            matches nothing, NaN or Inf in a layer's weight (the layer is named).
     """
     scheme = get_scheme(scheme)
-    if any(isinstance(module, QuantizedLayer) for module in network.modules()):
-        raise InputError("the network is quantized already; quantize the float network that it was made of")
-    layers, left_out = select_layers(find_layers(network), include, exclude)
+    check_float_network(network)
+    layers, reasons = select_layers(find_layers(network), include, exclude)
     for layer in layers:  # before any data runs: NaN would show up at the next layer's input, the wrong one to name
         if not torch.isfinite(layer.module.weight).all():
-            raise name_layer(InputError("NaN or Inf in its weight"), layer.name)
+            raise layer_error(layer.name, "NaN or Inf in its weight")
     spec = scheme.operations
     operations = None if spec is None else OperationObservers(network, spec, include, exclude)
-    return Observers(network, layers, left_out, scheme, operations)
+    return Observers(network, layers, reasons, scheme, operations)
+
+
+def check_float_network(network: nn.Module) -> None:
+    """Refuse a network that observers cannot see into.
+
+    Raises:
+        InputError: it is quantized already, or compiled, or spread over several devices (what to do is said).
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError("the network is TorchScript, whose layers cannot be exchanged: quantize the Python network")
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedLayer):
+            raise InputError("the network is quantized already; quantize the float network that it was made of")
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise InputError(
+                f"{name or 'the network'} is compiled by torch.compile, which runs neither observers nor exchanged "
+                "layers: quantize the network as it was before (compiled._orig_mod), and compile the result"
+            )
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise InputError(
+                f"{name or 'the network'} is spread over several devices by DataParallel: quantize its .module"
+            )
 
 
 def network_device(network: nn.Module) -> torch.device:

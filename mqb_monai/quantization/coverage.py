@@ -11,8 +11,8 @@ from torch import nn
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import inference_only, network_device
+from mqb_monai.quantization.layers import find_layers, select_layers
 from mqb_monai.quantization.operations.products import Product, count_products
-from mqb_monai.quantization.swap import find_layers, select_layers
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def count_coverage(
         network: the float network.
         example_input: ``(B, C, H, W, D)`` as the network takes it, moved to its device; on the meta device only the
             shape matters. The counts are of the whole batch.
-        include, exclude: name patterns, see :func:`~mqb_monai.quantization.swap.select_layers`.
+        include, exclude: name patterns, see :func:`~mqb_monai.quantization.layers.select_layers`.
 
     Raises:
         InputError: no quantizable layer, a pattern that matches nothing, an input without data for a network with.

@@ -33,7 +33,7 @@ from mqb_monai.quantization.scheme import LayerSpec
 
 
 class QuantizedLayer(ScaleBuffers):
-    """What all quantized layers share; each is built of the float layer, a :class:`LayerSpec` and the qparams.
+    """What all quantized layers share; :func:`quantize_layer` makes them of float layers.
 
     Buffers (those that do not apply are None): ``input_scale``, ``input_zero_point``: ``()`` per tensor, ``(C_in,)``
     per channel, none for a dynamic input; ``weight_scale``, ``weight_zero_point``: ``()`` or ``(C_out,)``. Scales stay
@@ -44,34 +44,6 @@ class QuantizedLayer(ScaleBuffers):
         weight_in_graph: when set (:func:`export_mode`), every forward passes the weight through torch's fake-quantize
             operator, so that an exporter sees it. The weight lies on the grid already: the output is the same.
     """
-
-    def _adopt(
-        self,
-        module: nn.Module,
-        spec: LayerSpec,
-        input_qparams: tuple[torch.Tensor, torch.Tensor] | None,
-        quantized_weight: QuantizedWeight | None,
-    ) -> None:
-        if spec.input.dynamic != (input_qparams is None):
-            raise ValueError(f"input qparams must be {'None' if spec.input.dynamic else 'given'}: {spec.input}")
-        self.spec = spec
-        self.weight_in_graph = False
-        input_scale, input_zero_point = input_qparams or (None, None)
-        quantized = quantized_weight or quantize_weight(module, spec.weight)
-        device = module.weight.device
-        for name, value in (
-            ("input_scale", input_scale),
-            ("input_zero_point", input_zero_point),
-            ("weight_scale", quantized.scale),
-            ("weight_zero_point", quantized.zero_point),
-        ):
-            self.register_buffer(name, None if value is None else value.detach().to(device).clone())
-        self.weight = nn.Parameter(torch.empty_like(module.weight), requires_grad=module.weight.requires_grad)
-        self.set_integer_weight(quantized.integers)
-        self.bias = module.bias
-        for name, value in module.__dict__.items():  # training mode, hooks, what users hung on the layer
-            if "hooks" in name or name not in self.__dict__ or name == "training":
-                self.__dict__[name] = value
 
     @property
     def integer_weight(self) -> torch.Tensor:
@@ -133,26 +105,19 @@ class QuantizedLayer(ScaleBuffers):
         return super().extra_repr() + "".join(f", {n}={s.num_bits} bits {s.granularity}" for n, s in specs)
 
 
+# The inputs have the names that torch gives them, by which they may be passed: ``conv(input=x)``.
+
+
 class _QuantizedConv(QuantizedLayer):
-    def __init__(self, module, spec: LayerSpec, input_qparams=None, quantized_weight: QuantizedWeight | None = None):
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-        arguments = {name: getattr(module, name) for name in (*names, "padding_mode")}
-        super().__init__(**arguments, bias=False, device="meta")  # meta: no random numbers are drawn
-        self._adopt(module, spec, input_qparams, quantized_weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(self.fake_quantize_input(x), self.graph_weight(), self.bias)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(self.fake_quantize_input(input), self.graph_weight(), self.bias)
 
 
-class _QuantizedConvTranspose(_QuantizedConv):
+class _QuantizedConvTranspose(QuantizedLayer):
     _operator = None
 
-    def __init__(self, module, spec: LayerSpec, input_qparams=None, quantized_weight: QuantizedWeight | None = None):
-        super().__init__(module, spec, input_qparams, quantized_weight)
-        self.output_padding = module.output_padding
-
-    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        x = self.fake_quantize_input(x)
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        x = self.fake_quantize_input(input)
         geometry = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
         padding = self._output_padding(x, output_size, *geometry)
         weight = self.graph_weight()
@@ -192,12 +157,8 @@ class QuantizedConvTranspose3d(_QuantizedConvTranspose, nn.ConvTranspose3d):
 class QuantizedLinear(QuantizedLayer, nn.Linear):
     """Input ``(..., C)``."""
 
-    def __init__(self, module, spec: LayerSpec, input_qparams=None, quantized_weight: QuantizedWeight | None = None):
-        super().__init__(module.in_features, module.out_features, bias=False, device="meta")
-        self._adopt(module, spec, input_qparams, quantized_weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(self.fake_quantize_input(x), self.graph_weight(), self.bias)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.fake_quantize_input(input), self.graph_weight(), self.bias)
 
 
 # The one registry: what is quantized, and as what. A subclass that keeps its parent's forward counts as its parent.
@@ -210,6 +171,49 @@ QUANTIZED = {
     nn.ConvTranspose3d: QuantizedConvTranspose3d,
     nn.Linear: QuantizedLinear,
 }
+
+
+def parent_type(module: nn.Module) -> type[nn.Module]:
+    """The float type of :data:`QUANTIZED` that ``module`` is a kind of."""
+    return next(kind for kind in QUANTIZED if isinstance(module, kind))
+
+
+def quantize_layer(
+    module: nn.Module,
+    spec: LayerSpec,
+    input_qparams: tuple[torch.Tensor, torch.Tensor] | None = None,
+    quantized_weight: QuantizedWeight | None = None,
+) -> QuantizedLayer:
+    """Turn a float layer into a quantized one, in place.
+
+    The object stays the same, so that every name, list, hook and method that refers to it means the quantized layer.
+
+    Args:
+        module: of a type of :data:`QUANTIZED`.
+        spec: what becomes of its input and weight.
+        input_qparams: ``(scale, zero_point)`` of the input; None where that is dynamic.
+        quantized_weight: its weight in integers; computed where None.
+
+    Raises:
+        ValueError: qparams for a dynamic input, or none for a static one.
+        InputError: NaN or Inf in the weight (which layer it is, the caller adds).
+    """
+    if spec.input.dynamic != (input_qparams is None):
+        raise ValueError(f"input qparams must be {'None' if spec.input.dynamic else 'given'}: {spec.input}")
+    quantized = quantized_weight or quantize_weight(module, spec.weight)
+    input_scale, input_zero_point = input_qparams or (None, None)
+    module.__class__ = QUANTIZED[parent_type(module)]
+    module.spec, module.weight_in_graph = spec, False
+    for name, value in (
+        ("input_scale", input_scale),
+        ("input_zero_point", input_zero_point),
+        ("weight_scale", quantized.scale),
+        ("weight_zero_point", quantized.zero_point),
+    ):
+        module.register_buffer(name, None if value is None else value.detach().to(module.weight.device).clone())
+    module.weight = nn.Parameter(torch.empty_like(module.weight), requires_grad=module.weight.requires_grad)
+    module.set_integer_weight(quantized.integers)
+    return module
 
 
 def layer_kind(module: nn.Module) -> str:

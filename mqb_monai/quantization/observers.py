@@ -9,6 +9,7 @@ import torch
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.affine import dequantize_affine, quantize_affine, range_qparams
+from mqb_monai.quantization.histogram import BINS, StreamingHistogram, bin_quantile
 from mqb_monai.quantization.scheme import QuantSpec
 
 
@@ -58,56 +59,16 @@ class MinMaxObserver:
 
 
 class HistogramObserver(MinMaxObserver):
-    """A histogram over ``[-limit, limit]`` per channel, beside the exact minimum and maximum.
-
-    When a value falls outside, the limit is doubled and neighbouring bins are merged, so that memory stays at
-    ``C x bins`` integers however much data comes, and the result does not depend on batch sizes but through the first
-    limit.
-    """
-
-    bins = 2048
+    """A :class:`~mqb_monai.quantization.histogram.StreamingHistogram` beside the exact minimum and maximum."""
 
     def __init__(self, axis: int | None = None):
         super().__init__(axis)
-        self.counts: torch.Tensor | None = None  # (C, bins) int64
-        self.limit: torch.Tensor | None = None  # (C,) float32; 0 while a channel has held zeros only
+        self.histogram = StreamingHistogram()
 
-    @torch.no_grad()
     def update(self, x: torch.Tensor) -> None:
         super().update(x)
-        if x.numel() == 0:
-            return
-        rows = x.detach().float()
-        rows = rows.reshape(1, -1) if self.axis is None else rows.movedim(self.axis, 0).flatten(1)
-        self._widen(torch.maximum(rows.amax(1), -rows.amin(1)))
-        width = self._widths()[:, None]
-        index = torch.floor(rows / width).long().add_(self.bins // 2).clamp_(0, self.bins - 1)
-        index += torch.arange(len(rows), device=rows.device)[:, None] * self.bins
-        self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
-
-    def _widths(self) -> torch.Tensor:
-        """Width of a channel's bins ``(C,)``; 1 where only zeros were seen."""
-        return torch.where(self.limit > 0, self.limit * (2 / self.bins), 1.0)
-
-    def _widen(self, magnitude: torch.Tensor) -> None:
-        """Double the limits of the channels that need it, until ``magnitude`` ``(C,)`` fits."""
-        if self.counts is None:
-            self.counts = torch.zeros(len(magnitude), self.bins, dtype=torch.int64, device=magnitude.device)
-            self.limit = torch.zeros_like(magnitude)
-        # No subnormal limits: a bin's width must be a usable number. Zeros lie in the middle bin whatever the limit.
-        first = (self.limit == 0) & (magnitude > 0)
-        self.limit = torch.where(first, magnitude.clamp(min=1e-30), self.limit)
-        quarter = self.bins // 4
-        while (outside := magnitude > self.limit).any():
-            merged = torch.zeros_like(self.counts[outside])
-            merged[:, quarter:-quarter] = self.counts[outside].view(-1, self.bins // 2, 2).sum(2)
-            self.counts[outside] = merged
-            self.limit = torch.where(outside, self.limit * 2, self.limit)
-
-    def _edges(self) -> torch.Tensor:
-        """Lower edges of the bins, ``(C, bins)``."""
-        steps = torch.arange(self.bins, device=self.counts.device) - self.bins // 2
-        return steps * self._widths()[:, None]
+        if x.numel():
+            self.histogram.update(x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1))
 
     def _shaped(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Ranges ``(C,)`` in the shape of the observed ones and never outside them."""
@@ -130,25 +91,14 @@ class PercentileObserver(HistogramObserver):
         self.share = percentile / 100
 
     def range(self, spec: QuantSpec) -> tuple[torch.Tensor, torch.Tensor]:
-        half, width = self.bins // 2, self._widths()
+        counts, width, half = self.histogram.counts, self.histogram.width, BINS // 2
         if not spec.symmetric:
-            above = (self._quantile(self.counts, self.share) - half) * width
-            below = (half - self._quantile(self.counts.flip(1), self.share)) * width
-            return self._shaped(below, above)
-        folded = self.counts[:, half:] + self.counts[:, :half].flip(1)
-        magnitude = (self._quantile(folded, self.share) * width).view(self.minimum.shape)
+            below = (half - bin_quantile(counts.flip(1), self.share)) * width
+            return self._shaped(below, self.histogram.quantile(self.share))
+        folded = counts[:, half:] + counts[:, :half].flip(1)
+        magnitude = (bin_quantile(folded, self.share) * width).view(self.minimum.shape)
         limit = torch.minimum(magnitude.float(), torch.maximum(self.minimum.abs(), self.maximum.abs()))
         return -limit, limit
-
-    @staticmethod
-    def _quantile(counts: torch.Tensor, share: float) -> torch.Tensor:
-        """Position ``(C,)``, in bins from the left edge, below which ``share`` of ``counts`` ``(C, bins)`` lies."""
-        cumulated = counts.double().cumsum(1)
-        wanted = cumulated[:, -1:] * share
-        bin_index = torch.searchsorted(cumulated, wanted).clamp(max=counts.shape[1] - 1)
-        inside = counts.gather(1, bin_index).double()
-        before = cumulated.gather(1, bin_index) - inside
-        return (bin_index + ((wanted - before) / inside.clamp(min=1)).clamp(0, 1)).squeeze(1)
 
 
 class MseObserver(HistogramObserver):
@@ -160,9 +110,9 @@ class MseObserver(HistogramObserver):
     candidates = 100
 
     def range(self, spec: QuantSpec) -> tuple[torch.Tensor, torch.Tensor]:
-        centres = self._edges() + self._widths()[:, None] / 2
+        centres = self.histogram.edges() + self.histogram.width[:, None] / 2
         # Mostly exact zeros (ReLU, background) are on every grid: the middle bin's centre would count them as errors.
-        centres[:, self.bins // 2] = 0
+        centres[:, BINS // 2] = 0
         low, high = self.minimum.view(-1), self.maximum.view(-1)
         best = torch.full_like(low, torch.inf, dtype=torch.float64)
         factor = torch.ones_like(low)
@@ -171,7 +121,7 @@ class MseObserver(HistogramObserver):
             scale, zero_point = range_qparams(low * share, high * share, spec)
             q = quantize_affine(centres, scale, zero_point, spec.qmin, spec.qmax, axis=0)
             error = (dequantize_affine(q, scale, zero_point, axis=0) - centres).double().square()
-            error = (error * self.counts).sum(1)
+            error = (error * self.histogram.counts).sum(1)
             factor = torch.where(error < best, share, factor)
             best = torch.minimum(error, best)
         return self._shaped(low * factor, high * factor)

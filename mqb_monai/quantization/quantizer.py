@@ -11,6 +11,7 @@ from torch import nn
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import (
+    NO_DATA,
     Calibration,
     Observers,
     attach_observers,
@@ -19,17 +20,23 @@ from mqb_monai.quantization.calibrate import (
 )
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
 from mqb_monai.quantization.layer_weight import quantize_weight
-from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
+from mqb_monai.quantization.layers import layer_error
+from mqb_monai.quantization.modules import parent_type, quantize_layer
 from mqb_monai.quantization.operations.forward import add_operation_points
 from mqb_monai.quantization.operations.products import Product
 from mqb_monai.quantization.operations.replace import modules_with_products
+from mqb_monai.quantization.proof import prove_quantized
 from mqb_monai.quantization.record import make_record
-from mqb_monai.quantization.scheme import LayerSpec, Scheme, get_scheme
-from mqb_monai.quantization.swap import name_layer, parent_type, replace_modules
+from mqb_monai.quantization.scheme import Scheme, get_scheme
+from mqb_monai.quantization.unfused import unfuse_attention
 
 
 class NotCalibratedWarning(UserWarning):
     """Layers saw no calibration data and stay float."""
+
+
+class NotProvedWarning(UserWarning):
+    """The network was calibrated by calls of its methods, so that no call could be repeated to prove its layers."""
 
 
 class OutsideLayerWarning(UserWarning):
@@ -50,7 +57,7 @@ class Calibrator:
     Args:
         network: the float network; neither its weights nor its hooks and modes are changed.
         scheme: ``w8a8_per_channel`` and the like, see :data:`~mqb_monai.quantization.scheme.SCHEMES`, or a ``Scheme``.
-        include, exclude: patterns of layer names, see :func:`~mqb_monai.quantization.swap.select_layers`.
+        include, exclude: patterns of layer names, see :func:`~mqb_monai.quantization.layers.select_layers`.
 
     Attributes:
         calibration: what was found, after :meth:`finish`.
@@ -153,17 +160,23 @@ def _quantized_network(network: nn.Module, calibration: Calibration) -> nn.Modul
     quantized = copy.deepcopy(network)
     modules = dict(quantized.named_modules(remove_duplicate=False))
     weights: dict = {}  # layers that share one weight go on sharing it
-    replacements = {}
-    for name, spec in calibration.specs.items():
-        if calibration.calls[name]:
-            replacements[id(modules[name])] = _quantized_layer(modules[name], name, spec, calibration, weights)
-    quantized = replace_modules(quantized, replacements)
+    for name in calibration.specs:
+        _quantize_layer(modules[name], name, calibration, weights)
+    unfuse_attention(quantized)
     add_operation_points(quantized, calibration.operations)
+    prove_quantized(quantized, calibration.witnesses)
     quantized.quantization_record = make_record(quantized, calibration, sha256)
-    if calibration.not_calibrated:
+    if no_data := [name for name, reason in calibration.reasons.items() if reason == NO_DATA]:
         warnings.warn(
-            "these layers saw no calibration data and stay float: " + ", ".join(calibration.not_calibrated),
+            "these layers saw no calibration data and stay float: " + ", ".join(no_data),
             NotCalibratedWarning,
+            stacklevel=3,
+        )
+    if not calibration.witnesses:
+        warnings.warn(
+            "the network was not called itself in calibration (but its methods or modules): that each layer quantizes "
+            "its input was not proved",
+            NotProvedWarning,
             stacklevel=3,
         )
     if outside := _float_products(calibration):
@@ -182,15 +195,15 @@ def _float_products(calibration: Calibration) -> list[Product]:
     return [product for product in calibration.products if product.kind not in kinds and product not in quantized]
 
 
-def _quantized_layer(module, name: str, spec: LayerSpec, calibration: Calibration, weights: dict) -> QuantizedLayer:
+def _quantize_layer(module: nn.Module, name: str, calibration: Calibration, weights: dict) -> None:
+    spec = calibration.specs[name]
     key = (id(module.weight), spec.weight, parent_type(module), getattr(module, "groups", 1))
-    shared = weights.get(key)
+    quantized_weight, shared = weights.get(key, (None, None))
     try:
-        weight = shared[0] if shared else quantize_weight(module, spec.weight)
+        quantized_weight = quantized_weight or quantize_weight(module, spec.weight)
     except InputError as error:
-        raise name_layer(InputError(f"{error}: its weight"), name) from None
-    layer = QUANTIZED[parent_type(module)](module, spec, calibration.qparams.get(name), weight)
-    if shared:
-        layer.weight = shared[1]
-    weights[key] = (weight, layer.weight)
-    return layer
+        raise layer_error(name, f"{error}: its weight") from None
+    layer = quantize_layer(module, spec, calibration.qparams.get(name), quantized_weight)
+    if shared is not None:
+        layer.weight = shared
+    weights[key] = (quantized_weight, layer.weight)

@@ -11,10 +11,12 @@ from torch import nn
 from mqb_monai import __version__
 from mqb_monai.quantization.calibrate import Calibration
 from mqb_monai.quantization.coverage import Coverage
-from mqb_monai.quantization.modules import QuantizedLayer, quantized_layers
+from mqb_monai.quantization.layers import find_layers
+from mqb_monai.quantization.modules import QuantizedLayer, parent_type, quantized_layers
 from mqb_monai.quantization.operations.points import operation_points
 from mqb_monai.quantization.operations.replace import modules_with_products
-from mqb_monai.quantization.swap import parent_type
+
+FLOAT = "float"
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,11 @@ class QuantizationRecord:
     Attributes:
         scheme: the scheme's name.
         specs: the scheme's :class:`QuantSpec` fields by ``conv_input``, ``conv_weight``, ...
-        layers: of every quantized layer, by its first name: ``type``, ``names``, ``input`` and ``weight`` (num_bits,
-            granularity, symmetric, observer, and the least and greatest ``scale`` and ``zero_point``; null where
-            dynamic).
-        left_out: layers that stay float by choice or because they must, and why.
-        not_calibrated: layers that stay float because they saw no data.
+        precision: of every convolution and linear layer, by its first name: ``w8a8`` (bits of weight and input) and the
+            like, or ``float``.
+        reasons: of every layer that is ``float``: why.
+        layers: of every other one: ``type``, ``names``, ``input`` and ``weight`` (num_bits, granularity, symmetric,
+            observer, and the least and greatest ``scale`` and ``zero_point``; null where dynamic).
         versions: of this package, torch and Python.
         weights_sha256: of the FP32 weights it came from
             (:func:`~mqb_monai.quantization.checkpoint.fingerprint.weights_sha256`).
@@ -42,9 +44,9 @@ class QuantizationRecord:
 
     scheme: str
     specs: dict
+    precision: dict
+    reasons: dict
     layers: dict
-    left_out: dict
-    not_calibrated: list
     versions: dict
     weights_sha256: str
     changes: list = field(default_factory=list)
@@ -63,9 +65,12 @@ def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> 
     return QuantizationRecord(
         scheme=scheme.pop("name"),
         specs=scheme,
+        precision={
+            layer.name: layers[layer.name].spec.precision if layer.name in layers else FLOAT
+            for layer in find_layers(quantized)
+        },
+        reasons=dict(calibration.reasons),
         layers={name: _layer_record(layer, calibration.names[name]) for name, layer in layers.items()},
-        left_out=dict(calibration.left_out),
-        not_calibrated=list(calibration.not_calibrated),
         versions={"mqb_monai": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
         weights_sha256=sha256,
         coverage=Coverage.of(calibration.products, layers, modules_with_products(points)).summary(),

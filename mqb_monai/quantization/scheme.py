@@ -77,6 +77,11 @@ class LayerSpec:
     input: QuantSpec
     weight: QuantSpec
 
+    @property
+    def precision(self) -> str:
+        """``w8a8`` and the like: the bits of weight and input."""
+        return f"w{self.weight.num_bits}a{self.input.num_bits}"
+
 
 @dataclass(frozen=True)
 class Scheme:

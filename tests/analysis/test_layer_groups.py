@@ -7,7 +7,7 @@ from torch import nn
 
 from mqb_monai.analysis.layer_groups import GROUPS, describe_layer, group_layers
 from mqb_monai.networks import MedFormer
-from mqb_monai.quantization.swap import find_layers
+from mqb_monai.quantization.layers import find_layers
 
 
 def groups_of(network):

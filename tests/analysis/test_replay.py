@@ -9,15 +9,18 @@ from torch import nn
 from mqb_monai.analysis.replay import ReplayedNetwork
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize, quantized_layers
-from mqb_monai.quantization.swap import find_layers, replace_modules
+from mqb_monai.quantization.layers import find_layers
 
 
 def swapped(network, quantized, names):
     """The float network with the layers ``names`` replaced: what replaying must equal."""
     network = copy.deepcopy(network)
-    modules = {layer.name: layer.module for layer in find_layers(network)}
     twins = quantized_layers(quantized)
-    return replace_modules(network, {id(modules[name]): twins[name] for name in names}).eval()
+    for layer in find_layers(network):
+        for name in layer.names if layer.name in names else ():
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, twins[layer.name])
+    return network.eval()
 
 
 def subsets(layers):

@@ -128,7 +128,7 @@ def test_quantize_bundle_takes_the_zoo_as_published(name, image, size, layers, t
     nib.save(volume.slicer[centre], tmp_path / "image.nii.gz")
     result = quantize_bundle(root, images=[str(tmp_path / "*.nii.gz")], progress=False)
     assert result.path == root / "models" / "quantized" / "w8a8_engine.pt"
-    assert len(result.record.layers) == layers and not result.record.not_calibrated
+    assert len(result.record.layers) == layers and not result.record.reasons
     assert json.loads(result.path.with_suffix(".json").read_text())["scheme"] == "w8a8_engine"
     assert sorted(path.name for path in (root / "models").iterdir()) == ["model.pt", "quantized"]
     with bundle_environment(root):
@@ -184,8 +184,8 @@ def resample_nearest(label: np.ndarray, affine: np.ndarray, like) -> np.ndarray:
 def test_quantize_bundle_reads_three_keys_and_the_bundle_s_own_network(yaml_bundle, brain_datalist):
     result = quantize_bundle(yaml_bundle, "w8a8_per_channel", datalist=brain_datalist, exclude=["last"], progress=False)
     assert list(result.record.layers) == ["first"]
-    assert "excluded" in result.record.left_out["last"]
-    assert result.record.not_calibrated == ["unused"]
+    assert "excluded" in result.record.reasons["last"]
+    assert "no calibration data" in result.record.reasons["unused"]
 
 
 def test_quantize_bundle_works_from_relative_names(yaml_bundle, brain_datalist, monkeypatch):

@@ -20,7 +20,8 @@ def calls(monkeypatch):
 
     def quantize_bundle(bundle, scheme, **options):
         seen.append({"bundle": bundle, "scheme": scheme, **options})
-        record = SimpleNamespace(layers={"a": {}, "b": {}}, left_out={"c": "excluded by c"}, not_calibrated=["d"])
+        floats = {"c": "excluded by c", "d": "no calibration data reached it"}
+        record = SimpleNamespace(layers={"a": {}, "b": {}}, reasons=floats)
         return bundle_quantization.QuantizedBundle(Path("out") / f"{scheme}.pt", record, 3)
 
     monkeypatch.setattr(bundle_quantization, "quantize_bundle", quantize_bundle)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.quantization import QUANTIZED, LayerSpec, QuantSpec, export_mode
+from mqb_monai.quantization import LayerSpec, QuantSpec, export_mode
 from mqb_monai.quantization.affine import fake_quantize, fake_quantize_per_token, fake_quantize_per_voxel, range_qparams
 from mqb_monai.quantization.layer_weight import merge_groups, quantize_weight, split_groups
-from mqb_monai.quantization.modules import layer_kind
+from mqb_monai.quantization.modules import layer_kind, quantize_layer
 
 W8, W8_TENSOR, W8_ASYMMETRIC = (
     QuantSpec(8, "per_channel"),
@@ -27,14 +27,14 @@ LAYERS = {
 }
 
 
-def quantize_layer(layer, spec, x):
+def quantized_on(layer, spec, x):
     """The quantized layer, its input's qparams from ``x`` itself."""
     axis = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
     qparams = None
     if not spec.input.dynamic:
         others = [i for i in range(x.dim()) if spec.input.granularity == "per_tensor" or i != axis]
         qparams = range_qparams(x.amin(others), x.amax(others), spec.input)
-    return QUANTIZED[type(layer)](copy.deepcopy(layer), spec, qparams)
+    return quantize_layer(copy.deepcopy(layer), spec, qparams)
 
 
 @pytest.mark.parametrize("weight", [W8, W8_TENSOR, W8_ASYMMETRIC])
@@ -44,7 +44,7 @@ def test_layer_is_the_float_layer_on_quantized_tensors(name, weight):
     layer, shape = LAYERS[name]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     spec = LayerSpec(input=QuantSpec(8, "per_tensor"), weight=weight)
-    quantized = quantize_layer(layer, spec, x)
+    quantized = quantized_on(layer, spec, x)
     oracle = copy.deepcopy(layer)
     oracle.weight.data.copy_(quantized.dequantize_weight(quantize_weight(layer, weight).integers))
     x_hat = fake_quantize(x, quantized.input_scale, quantized.input_zero_point, -128, 127)
@@ -59,7 +59,7 @@ def test_layer_is_the_float_layer_on_quantized_tensors(name, weight):
 def test_weight_in_graph_changes_nothing(name, weight):
     layer, shape = LAYERS[name]
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    quantized = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_tensor"), weight), x)
+    quantized = quantized_on(layer, LayerSpec(QuantSpec(8, "per_tensor"), weight), x)
     with torch.no_grad():
         expected = quantized(x)
         with export_mode(quantized):
@@ -74,7 +74,7 @@ def test_weight_in_graph_changes_nothing(name, weight):
 def test_integer_weight_is_exact(name, num_bits):
     layer, shape = LAYERS[name]
     spec = LayerSpec(QuantSpec(8, "per_tensor"), QuantSpec(num_bits, "per_channel"))
-    quantized = quantize_layer(layer, spec, torch.ones(shape))
+    quantized = quantized_on(layer, spec, torch.ones(shape))
     integers = quantized.integer_weight
     assert integers.dtype == torch.int8
     assert torch.equal(integers.int(), quantize_weight(layer, spec.weight).integers)
@@ -102,12 +102,12 @@ def test_conv_input_per_channel_and_per_voxel(name):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 10, 100, 0.1]).view(
         1, 4, *[1] * (len(shape) - 2)
     )
-    per_channel = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_channel"), W8), x)
+    per_channel = quantized_on(layer, LayerSpec(QuantSpec(8, "per_channel"), W8), x)
     assert per_channel.input_scale.shape == (4,)
     expected = fake_quantize(x, per_channel.input_scale, per_channel.input_zero_point, -128, 127, axis=1)
     assert torch.equal(per_channel.fake_quantize_input(x), expected)
     assert torch.equal(per_channel.fake_quantize_input(x[0]), expected[0])  # without a batch axis
-    per_voxel = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_voxel"), W8), x)
+    per_voxel = quantized_on(layer, LayerSpec(QuantSpec(8, "per_voxel"), W8), x)
     assert torch.equal(per_voxel.fake_quantize_input(x), fake_quantize_per_voxel(x, QuantSpec(8, "per_voxel")))
     assert "input_scale" not in per_voxel.state_dict()
 
@@ -116,7 +116,7 @@ def test_conv_input_per_channel_and_per_voxel(name):
 def test_linear_per_token_whatever_the_leading_axes(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     spec = QuantSpec(4, "per_token")
-    quantized = quantize_layer(LAYERS["linear"][0], LayerSpec(spec, W8), x)
+    quantized = quantized_on(LAYERS["linear"][0], LayerSpec(spec, W8), x)
     rows = fake_quantize_per_token(x.reshape(-1, 4), spec)
     assert torch.equal(quantized.fake_quantize_input(x), rows.view(shape))
     assert quantized(x).shape == (*shape[:-1], 6)
@@ -126,7 +126,7 @@ def test_engine_layer_folds_its_zero_point_into_the_bias():
     """By hand, in integers: y = s_x s_w (W q - W z) + b for asymmetric activations."""
     layer = LAYERS["linear"][0]
     x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)) * 2 - 0.3
-    quantized = quantize_layer(
+    quantized = quantized_on(
         layer, LayerSpec(QuantSpec(4, "per_tensor", symmetric=False), QuantSpec(4, "per_channel")), x
     )
     scale, zero_point = quantized.input_scale, quantized.input_zero_point
@@ -141,7 +141,7 @@ def test_engine_layer_folds_its_zero_point_into_the_bias():
 def test_transposed_output_size_is_honoured():
     layer = nn.ConvTranspose3d(4, 6, 3, stride=2)
     x = torch.randn(1, 4, 3, 3, 3)
-    quantized = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_tensor"), W8), x)
+    quantized = quantized_on(layer, LayerSpec(QuantSpec(8, "per_tensor"), W8), x)
     assert quantized(x, output_size=[8, 8, 7]).shape == layer(x, output_size=[8, 8, 7]).shape == (1, 6, 8, 8, 7)
 
 
@@ -149,7 +149,7 @@ def test_hooks_mode_and_attributes_come_along():
     layer = nn.Linear(4, 6).eval()
     layer.note, seen = "mine", []
     layer.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
-    quantized = QUANTIZED[nn.Linear](layer, LayerSpec(QuantSpec(8, "per_token"), W8))
+    quantized = quantize_layer(layer, LayerSpec(QuantSpec(8, "per_token"), W8))
     quantized(torch.ones(1, 4))
     assert (seen, quantized.note, quantized.training) == (["QuantizedLinear"], "mine", False)
     assert "bits per_token" in repr(quantized)
@@ -157,11 +157,11 @@ def test_hooks_mode_and_attributes_come_along():
 
 def test_qparams_must_fit_the_spec():
     with pytest.raises(ValueError, match="must be given"):
-        QUANTIZED[nn.Linear](nn.Linear(2, 2), LayerSpec(QuantSpec(8, "per_tensor"), W8))
+        quantize_layer(nn.Linear(2, 2), LayerSpec(QuantSpec(8, "per_tensor"), W8))
 
 
 def test_scales_stay_float32():
-    layer = quantize_layer(LAYERS["linear"][0], LayerSpec(QuantSpec(8, "per_tensor"), W8), torch.randn(2, 4))
+    layer = quantized_on(LAYERS["linear"][0], LayerSpec(QuantSpec(8, "per_tensor"), W8), torch.randn(2, 4))
     scale = layer.input_scale.clone()
     layer.half()
     assert (layer.weight.dtype, layer.input_scale.dtype) == (torch.float16, torch.float32)

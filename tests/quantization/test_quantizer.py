@@ -41,7 +41,7 @@ def test_quantize_leaves_the_network_untouched(network, x):
     assert [type(module) for module in network.modules()] == types
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert (network.training, network.norm.training, qnet.training, qnet.norm.training) == (True, False, True, False)
-    assert calls == [1]
+    assert calls == [1, 1]  # calibration, and the proof
     assert len(qnet.conv._forward_hooks) == len(network.conv._forward_hooks) == 1
     ours = {tensor.untyped_storage().data_ptr() for tensor in qnet.state_dict().values()}
     assert ours.isdisjoint(tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values())
@@ -51,7 +51,7 @@ def test_quantize_names_layers_without_data_in_one_warning(nnunet):
     with pytest.warns(NotCalibratedWarning, match=r"stay float: decoder\.seg_layers\.0$") as warned:
         qnet = quantize(nnunet, "w8a8_per_tensor", [torch.randn(1, 1, 8, 16, 16)])
     assert len(warned) == 1
-    assert qnet.quantization_record.not_calibrated == ["decoder.seg_layers.0"]
+    assert qnet.quantization_record.reasons == {"decoder.seg_layers.0": "no calibration data reached it"}
     assert type(qnet.decoder.seg_layers[0]) is nn.Conv3d
 
 
@@ -105,7 +105,7 @@ def test_quantize_a_network_that_is_one_layer():
 def test_quantize_include_and_exclude_are_the_placement(network, x):
     qnet = quantize(network, "w8a8_engine", [x], include=["conv", "up", "linear"], exclude=["lin*"])
     assert list(quantized_layers(qnet)) == ["conv", "up"]
-    assert qnet.quantization_record.left_out == {
+    assert qnet.quantization_record.reasons == {
         "pointwise": "not in include",
         "linear": "excluded by lin*",
         "unused": "not in include",
@@ -161,7 +161,9 @@ def test_record_is_complete_and_plain(network, quantized):
     assert 0 < conv["input"]["scale"][0] < conv["input"]["scale"][1]
     assert conv["weight"]["zero_point"] == [0, 0]
     assert (linear["input"]["scale"], linear["input"]["num_bits"]) == (None, 8)
-    assert plain["not_calibrated"] == ["unused"]
+    assert plain["reasons"] == {"unused": "no calibration data reached it"}
+    layers = ("conv", "up", "pointwise", "linear", "unused")
+    assert plain["precision"] == dict.fromkeys(layers, "w8a8") | {"unused": "float"}
 
 
 def test_record_states_the_share_of_multiply_adds(network, x):

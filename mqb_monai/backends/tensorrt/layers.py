@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mqb_monai.backends.tensorrt.quantize_op import amax_of_scale, quantize_to_int8
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
 from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.layers import parent_type
 from mqb_monai.quantization.modules import (
     QuantizedConv2d,
     QuantizedConv3d,
@@ -19,7 +20,6 @@ from mqb_monai.quantization.modules import (
     QuantizedLinear,
 )
 from mqb_monai.quantization.operations.points import OperationPoint, operation_points
-from mqb_monai.quantization.swap import parent_type
 
 GROUP_MULTIPLE = 4
 

@@ -19,13 +19,14 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint.file import read_checkpoint, write_checkpoint
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
 from mqb_monai.quantization.layer_weight import QuantizedWeight
-from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
+from mqb_monai.quantization.layers import Layer, find_layers, layer_error
+from mqb_monai.quantization.modules import QuantizedLayer, parent_type, quantize_layer
 from mqb_monai.quantization.operations.forward import add_operation_points
 from mqb_monai.quantization.operations.points import buffer_names, operation_entries, restored_qparams
 from mqb_monai.quantization.operations.replace import split_name
 from mqb_monai.quantization.record import QuantizationRecord
 from mqb_monai.quantization.scheme import LayerSpec, QuantSpec
-from mqb_monai.quantization.swap import Layer, find_layers, name_layer, parent_type, replace_modules
+from mqb_monai.quantization.unfused import unfuse_attention
 
 _BUFFERS = ("input_scale", "input_zero_point", "weight_scale", "weight_zero_point")
 
@@ -101,12 +102,10 @@ def restore_quantized(
     quantized = copy.deepcopy(network)
     modules = dict(quantized.named_modules(remove_duplicate=False))
     weights: dict[int, nn.Parameter] = {}  # layers that shared one weight share it again
-    replacements = {}
     for name, entry in payload["layers"].items():
-        layer = _restored_layer(modules[name], name, entry, state)
+        layer = _restore_layer(modules[name], name, entry, state)
         layer.weight = weights.setdefault(id(state[_key(name, "weight")]), layer.weight)
-        replacements[id(modules[name])] = layer
-    quantized = replace_modules(quantized, replacements)
+    unfuse_attention(quantized)
     add_operation_points(quantized, restored_qparams(operations, state))
     integer = {_key(name, "weight") for entry in payload["layers"].values() for name in entry["names"]}
     quantized.load_state_dict({key: state[key] for key in state if key not in integer}, strict=False)
@@ -143,16 +142,16 @@ def _stored_tensors(qnet: nn.Module, layers: Iterable[Layer]) -> tuple[dict[str,
 def _integers(layer: Layer) -> torch.Tensor:
     integers = layer.module.integer_weight
     if not torch.equal(layer.module.dequantize_weight(integers).to(layer.module.weight.dtype), layer.module.weight):
-        raise name_layer(InputError("its weight was changed and is off its grid; use set_integer_weight"), layer.name)
+        raise layer_error(layer.name, "its weight was changed and is off its grid; use set_integer_weight")
     return integers
 
 
-def _restored_layer(module: nn.Module, name: str, entry: dict, state: dict) -> QuantizedLayer:
+def _restore_layer(module: nn.Module, name: str, entry: dict, state: dict) -> QuantizedLayer:
     spec = LayerSpec(input=QuantSpec(**entry["input"]), weight=QuantSpec(**entry["weight"]))
     input_scale, input_zero_point, scale, zero_point = (state.get(_key(name, buffer)) for buffer in _BUFFERS)
     input_qparams = None if spec.input.dynamic else (input_scale, input_zero_point)
     weight = QuantizedWeight(state[_key(name, "weight")], scale, zero_point)
-    layer = QUANTIZED[parent_type(module)](module, spec, input_qparams, weight)
+    layer = quantize_layer(module, spec, input_qparams, weight)
     bias = state.get(_key(name, "bias"))
     if bias is not None and layer.bias is None:  # an algorithm may give a bias to a layer that had none
         layer.bias = nn.Parameter(bias.to(layer.weight))
@@ -171,8 +170,8 @@ def _check_architecture(
         layer = layers.get(name)
         if layer is not None and parent_type(layer.module).__name__ != entry["type"]:
             problems.append(f"{name} is a {parent_type(layer.module).__name__}, in the checkpoint a {entry['type']}")
-        elif layer is not None and layer.obstacle:
-            problems.append(f"{name} cannot be quantized: {layer.obstacle}")
+        elif layer is not None and layer.reason_unsupported:
+            problems.append(f"{name} cannot be quantized: {layer.reason_unsupported}")
         # Dynamic inputs have no buffers; biases may have been added: allowed where found, not asked for.
         optional |= {_key(alias, tensor) for alias in entry["names"] for tensor in (*_BUFFERS, "bias")}
         static = _BUFFERS[2:] if QuantSpec(**entry["input"]).dynamic else _BUFFERS

@@ -4,12 +4,12 @@ A ``.pt`` is a dict of primitives and tensors, read with ``weights_only=True``; 
 primitives as JSON in its metadata::
 
     format          "mqb_monai.quantized"
-    format_version  1
+    format_version  2
     layers          {first name: {"names": [...], "input": QuantSpec fields, "weight": QuantSpec fields}}
     record          QuantizationRecord fields
     tensors         {name: tensor}, each storage once
     aliases         {other name: name in tensors}
-    operations      {name: {"operands": number, "calls": number, "spec": QuantSpec fields}}; absent in older files
+    operations      {name: {"operands": number, "calls": number, "spec": QuantSpec fields}}; may be absent
 
 Where a host takes nothing but a flat state dict, the primitives are one more tensor of it (:func:`state_of_payload`).
 """
@@ -28,7 +28,7 @@ from mqb_monai.system.files import atomic_path
 from mqb_monai.weights.state_dict import torch_bytes
 
 FORMAT = "mqb_monai.quantized"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUFFIXES = (".pt", ".safetensors")
 _KEYS = ("layers", "record", "tensors", "aliases")
 

@@ -39,10 +39,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mqb_monai.errors import InputError
+from mqb_monai.quantization.layers import matches
 from mqb_monai.quantization.observers import OBSERVERS, MinMaxObserver
 from mqb_monai.quantization.operations.replace import OperationCall, OperationMode, split_name
 from mqb_monai.quantization.scheme import QuantSpec
-from mqb_monai.quantization.swap import matches
 
 # By the names that torch gives its functions, which are the methods' too.
 _SAME_SCALE = frozenset(

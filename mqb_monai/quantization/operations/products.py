@@ -21,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
+from mqb_monai.quantization.layers import find_layers
 from mqb_monai.quantization.running import follow_modules
-from mqb_monai.quantization.swap import find_layers
+from mqb_monai.quantization.unfused import unfuse_attention
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,9 @@ def count_products(network: nn.Module) -> Iterator[Counter[Product]]:
         the multiply-adds of each :class:`Product` so far; a module that runs twice adds up under its first name.
     """
     mode = _ProductMode(network)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused transformer layer would hide its products
-    try:
-        with follow_modules(network, mode.running.append, lambda _: mode.running.pop()), mode:
-            yield mode.products
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with (
+        unfuse_attention(network),  # a fused transformer layer would hide its products
+        follow_modules(network, mode.running.append, lambda _: mode.running.pop()),
+        mode,
+    ):
+        yield mode.products

@@ -96,7 +96,7 @@ def test_medformer_learns_which_half_of_an_image_is_brighter():
 def test_medformer_keeps_all_matrix_weights_in_layers_that_can_be_quantized():
     network = small()
     layers = find_layers(network)
-    assert all(layer.obstacle is None for layer in layers)
+    assert all(layer.reason_unsupported is None for layer in layers)
     inside = {id(p) for layer in layers for p in layer.module.parameters()}
     inside |= {id(p) for module in network.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     assert [name for name, p in network.named_parameters() if id(p) not in inside] == []

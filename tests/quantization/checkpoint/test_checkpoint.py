@@ -192,7 +192,7 @@ def test_load_refuses_another_version(network, quantized, tmp_path):
     save_quantized(quantized(), tmp_path / "a.pt")
     payload = torch.load(tmp_path / "a.pt", weights_only=True)
     torch.save(payload | {"format_version": 99}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="format version 99, this mqb_monai reads 1"):
+    with pytest.raises(InputError, match="format version 99, this mqb_monai reads 2"):
         load_quantized(network, tmp_path / "a.pt")
     torch.save(payload | {"tensors": None}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="damaged"):

@@ -6,7 +6,7 @@ from torch import nn
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import find_layers, quantize
-from mqb_monai.quantization.swap import replace_modules, select_layers
+from mqb_monai.quantization.layers import select_layers
 
 
 def test_find_layers_gives_each_module_once_with_all_names(nnunet):
@@ -57,13 +57,13 @@ def embedded(layer):
         (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "its weight is computed"),
         (legacy_weight_norm(nn.Linear(2, 2)), "its weight is computed"),
         (nn.LazyLinear(2), "not initialized"),
-        (embedded(nn.Linear(2, 2)), "no plain floating-point tensor"),
+        (embedded(nn.Linear(2, 2)), "not a plain floating-point tensor"),
     ],
 )
 def test_layers_that_must_stay_float_are_named_with_the_reason(layer, reason):
     (found,) = find_layers(nn.Sequential(nn.ReLU(), layer))
     assert found.names == ("1",)
-    assert (found.obstacle or "") == "" if reason is None else reason in found.obstacle
+    assert found.reason_unsupported is None if reason is None else reason in found.reason_unsupported
 
 
 def test_subclass_without_forward_of_its_own_is_quantized():
@@ -71,17 +71,17 @@ def test_subclass_without_forward_of_its_own_is_quantized():
     qnet = quantize(network, "w8a8_per_tensor", [torch.randn(1, 2, 3, 3, 3)])
     assert type(qnet[0]).__name__ == "QuantizedConv3d"
     assert type(qnet[1]) is Other
-    assert "own forward" in qnet.quantization_record.left_out["1"]
+    assert "own forward" in qnet.quantization_record.reasons["1"]
 
 
 def test_select_layers_by_any_alias(nnunet):
     layers = find_layers(nnunet)
-    chosen, left_out = select_layers(layers, include=["decoder.encoder.*"])
+    chosen, reasons = select_layers(layers, include=["decoder.encoder.*"])
     assert all(layer.name.startswith("encoder.") for layer in chosen)
-    assert set(left_out.values()) == {"not in include"}
-    _, left_out = select_layers(layers, exclude="decoder.encoder.*.all_modules.0, *seg_layers*")
-    assert left_out["encoder.stages.0.0.convs.0.conv"] == "excluded by decoder.encoder.*.all_modules.0"
-    assert left_out["decoder.seg_layers.1"] == "excluded by *seg_layers*"
+    assert set(reasons.values()) == {"not in include"}
+    _, reasons = select_layers(layers, exclude="decoder.encoder.*.all_modules.0, *seg_layers*")
+    assert reasons["encoder.stages.0.0.convs.0.conv"] == "excluded by decoder.encoder.*.all_modules.0"
+    assert reasons["decoder.seg_layers.1"] == "excluded by *seg_layers*"
 
 
 @pytest.mark.parametrize("option", ["0, 2.*,", ("0", "2.*"), ["2.*", "0", ""]], ids=["string", "tuple", "list"])
@@ -104,16 +104,3 @@ def test_select_layers_without_quantizable_layer():
         select_layers(find_layers(nn.BatchNorm3d(2)))
     with pytest.raises(InputError, match="0: its class Other"):
         select_layers(find_layers(nn.Sequential(Other(1, 1, 1))))
-
-
-def test_replace_modules_in_every_container_and_under_every_name():
-    shared, single = nn.Linear(2, 2), nn.Linear(2, 2)
-    network = nn.Module()
-    network.attribute = shared
-    network.sequence = nn.Sequential(nn.ReLU(), shared)
-    network.list = nn.ModuleList([shared, nn.ModuleDict({"key": shared, "other": single})])
-    new = nn.Identity()
-    assert replace_modules(network, {id(shared): new}) is network
-    assert network.attribute is network.sequence[1] is network.list[0] is network.list[1]["key"] is new
-    assert network.list[1]["other"] is single
-    assert replace_modules(single, {id(single): new}) is new

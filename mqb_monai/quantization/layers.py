@@ -1,12 +1,12 @@
-"""Finding the layers that can be quantized, choosing among them, and replacing them under all their names.
+"""Finding the layers that can be quantized, and choosing among them.
 
-A module may stand in a network under several names (nnU-Net's convolutions do). Replacing it under one name leaves the
-float one active under the others, so everything here goes by ``id(module)``.
+A module may stand in a network under several names (nnU-Net's convolutions do), so everything here goes by
+``id(module)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer
+from mqb_monai.quantization.modules import QUANTIZED, QuantizedLayer, parent_type
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Layer:
     Attributes:
         module: the layer.
         names: all its dotted names in the order of ``named_modules``; ``("",)`` is the network itself.
-        obstacle: why it has to stay float, None where it can be quantized.
+        reason_unsupported: why it has to stay float, None where it can be quantized.
     """
 
     module: nn.Module
     names: tuple[str, ...]
-    obstacle: str | None = None
+    reason_unsupported: str | None = None
 
     @property
     def name(self) -> str:
@@ -37,9 +37,9 @@ class Layer:
         return self.names[0]
 
 
-def name_layer(error: InputError, name: str) -> InputError:
-    """The same error with the layer in front."""
-    return InputError(f"layer {name or '(the network itself)'}: {error}")
+def layer_error(name: str, message: object) -> InputError:
+    """An error about the layer of this name."""
+    return InputError(f"layer {name or '(the network itself)'}: {message}")
 
 
 def find_layers(network: nn.Module) -> list[Layer]:
@@ -50,28 +50,29 @@ def find_layers(network: nn.Module) -> list[Layer]:
         if isinstance(module, tuple(QUANTIZED)):
             names.setdefault(id(module), []).append(name)
             modules[id(module)] = module
-    return [Layer(module, tuple(names[key]), _obstacle(module)) for key, module in modules.items()]
+    return [Layer(module, tuple(names[key]), _reason_unsupported(module)) for key, module in modules.items()]
 
 
-def parent_type(module: nn.Module) -> type[nn.Module]:
-    """The float type of :data:`QUANTIZED` that ``module`` is a kind of."""
-    return next(kind for kind in QUANTIZED if isinstance(module, kind))
+# What a layer's call runs through: a class or an instance that exchanges any of them computes something else.
+_METHODS = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl")
 
 
-def _obstacle(module: nn.Module) -> str | None:
+def _reason_unsupported(module: nn.Module) -> str | None:
     if isinstance(module, QuantizedLayer):
         return "it is quantized already"
     # Before the forward is looked at: parametrizing exchanges a layer's class.
     if hasattr(module, "parametrizations") or "weight" not in module._parameters:
-        return "its weight is computed (weight_norm, spectral_norm or another parametrization); remove that first"
+        return "its weight is computed (weight_norm, spectral_norm, pruning, a parametrization); remove that first"
     weight, kind = module.weight, parent_type(module)
     if weight is None or isinstance(weight, nn.parameter.UninitializedParameter):
         return "its weight is not initialized; run the network once first"
     if not weight.is_floating_point() or type(weight.data) is not torch.Tensor:
-        return f"its weight is no plain floating-point tensor ({weight.dtype}, {type(weight.data).__name__})"
-    for method in ("forward", "_conv_forward"):
+        return f"its weight is not a plain floating-point tensor ({weight.dtype}, {type(weight.data).__name__})"
+    for method in _METHODS:
         if getattr(type(module), method, None) is not getattr(kind, method, None):
             return f"its class {type(module).__qualname__} has its own {method}"
+        if method in vars(module):
+            return f"its {method} was replaced"
     return None
 
 
@@ -93,12 +94,12 @@ def select_layers(
         InputError: no quantizable layer at all, or patterns that match no layer (all of them are named).
     """
     layers = list(layers)
-    possible = [layer for layer in layers if layer.obstacle is None]
-    left_out = {layer.name: layer.obstacle for layer in layers if layer.obstacle is not None}
+    possible = [layer for layer in layers if layer.reason_unsupported is None]
+    reasons = {layer.name: layer.reason_unsupported for layer in layers if layer.reason_unsupported is not None}
     if not possible:
-        reasons = "".join(f"\n  {name or '(the network itself)'}: {reason}" for name, reason in left_out.items())
+        lines = "".join(f"\n  {name or '(the network itself)'}: {reason}" for name, reason in reasons.items())
         kinds = ", ".join(kind.__name__ for kind in QUANTIZED)
-        raise InputError(f"the network has no quantizable layer (expected any of {kinds}){reasons and ':' + reasons}")
+        raise InputError(f"the network has no quantizable layer (expected any of {kinds}){lines and ':' + lines}")
     include, exclude = _patterns(include), _patterns(exclude)
     unmatched = [p for p in (*include, *exclude) if not any(matches(layer.names, [p]) for layer in layers)]
     if unmatched:
@@ -109,12 +110,12 @@ def select_layers(
     chosen = []
     for layer in possible:
         if matches(layer.names, exclude):
-            left_out[layer.name] = f"excluded by {', '.join(p for p in exclude if matches(layer.names, [p]))}"
+            reasons[layer.name] = f"excluded by {', '.join(p for p in exclude if matches(layer.names, [p]))}"
         elif not matches(layer.names, include):
-            left_out[layer.name] = "not in include"
+            reasons[layer.name] = "not in include"
         else:
             chosen.append(layer)
-    return chosen, left_out
+    return chosen, reasons
 
 
 def _patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
@@ -123,21 +124,6 @@ def _patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def matches(names: Iterable[str], patterns: str | Iterable[str]) -> bool:
-    """Whether any of the names of a thing matches any of the patterns, which are as those of :func:`select_layers`."""
+    """True if any name matches any pattern of :func:`select_layers`."""
     patterns = _patterns(patterns)
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def replace_modules(network: nn.Module, replacements: Mapping[int, nn.Module]) -> nn.Module:
-    """Put ``replacements[id(module)]`` in the place of each module, under every name it has, in place.
-
-    Works in every container, since all of them keep their children in the same table.
-
-    Returns:
-        ``network``, or its replacement where it is replaced itself.
-    """
-    for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):
-            if id(child) in replacements:
-                parent._modules[name] = replacements[id(child)]
-    return replacements.get(id(network), network)

@@ -10,8 +10,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from mqb_monai.data.checks import check_label_values, check_same_affine, check_same_shape, check_spatial_shape
 from mqb_monai.data.label_tables import class_names
-from mqb_monai.data.transforms import check_label_values, check_same_affine, check_same_shape, check_spatial_shape
+from mqb_monai.data.nifti_header import read_nifti_header
 from mqb_monai.errors import InputError
 
 
@@ -59,8 +60,12 @@ def open_volume(path: Path) -> nib.spatialimages.SpatialImage:
     """The header of one volume; its voxels are read on demand.
 
     Raises:
-        InputError: no such file, not an image, or not one 3D volume.
+        InputError: no such file, not an image, or not one 3D volume; as :func:`.read_nifti_header`, or lengths in
+            another unit than mm.
     """
+    header = read_nifti_header(path)
+    if header is not None and header.mm_per_unit != 1.0:
+        raise InputError(f"{path}: header field xyzt_units says {header.unit}, expected mm. Convert the data set.")
     try:
         volume = nib.load(path)
     except (OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError) as error:

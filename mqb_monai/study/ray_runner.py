@@ -18,9 +18,9 @@ from mqb_monai.records.evaluation import EvaluationError
 from mqb_monai.records.evaluation_files import write_error
 from mqb_monai.study.cells import Cell, Grid
 from mqb_monai.study.runner import RunReport, run_cells
-from mqb_monai.system.lock import HEARTBEAT_S, STALE_S
 
 POLL_S, HEAD_TIMEOUT_S = 3.0, 5.0
+RETRY_S, GIVE_UP_S = 10.0, 180.0  # while the lock of a worker that died elsewhere is still held
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ def _submit(ray: ModuleType, grid: Grid, settings: Settings, resources: Resource
 def _run_cell(cell: Cell, settings: Settings, after: RunReport | None = None) -> RunReport:
     """What a worker does; ``after`` makes Ray wait for another task.
 
-    The lock of a worker that died on another machine has to grow stale first.
+    Shared storage may give the lock of a worker that died on another machine back late.
     """
-    deadline = time.monotonic() + 1.5 * STALE_S
+    deadline = time.monotonic() + GIVE_UP_S
     while (report := run_cells([cell], settings)).held and time.monotonic() < deadline:
-        time.sleep(HEARTBEAT_S)
+        time.sleep(RETRY_S)
     return report
 
 

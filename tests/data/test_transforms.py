@@ -10,8 +10,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd
 
+from mqb_monai.data.checks import check_label_values
 from mqb_monai.data.phantom.dataset import phantom_case
-from mqb_monai.data.transforms import CheckVolumesd, LoadImageStrictd, check_label_values
+from mqb_monai.data.transforms import CheckVolumesd, LoadImageStrictd
 from mqb_monai.errors import InputError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "abdomen_ct"
@@ -62,24 +63,24 @@ def test_checks_pass_a_single_volume_with_a_trailing_axis(tmp_path):
     assert read({"image": path})["image"].shape == (1, 5, 6, 7)
 
 
-def test_load_cased_name_is_known_to_monai_deploy():
+def test_load_image_strictd_name_is_known_to_monai_deploy():
     # monai.deploy's bundle operator drops transforms whose class name holds "LoadImage"
     assert "LoadImage" in LoadImageStrictd.__name__
 
 
-def test_load_cased_leaves_other_keys_alone(files):
+def test_load_image_strictd_leaves_other_keys_alone(files):
     case = LoadImageStrictd("image")({**files, "name": "x"})
     assert case["name"] == "x" and case["label"] == files["label"]
 
 
 @pytest.mark.parametrize("shape", [(8, 7), (8, 7, 6, 4), (8, 7, 6, 1, 3)])
-def test_load_cased_refuses_other_than_three_axes(tmp_path, shape):
+def test_load_image_strictd_refuses_other_than_three_axes(tmp_path, shape):
     path = save(tmp_path / "image.nii.gz", np.zeros(shape, np.float32))
     message = refusal({"image": path})
     assert "expected a 3D volume" in message and str(shape) in message and path in message
 
 
-def test_load_cased_names_a_truncated_file(files):
+def test_load_image_strictd_names_a_truncated_file(files):
     save(files["image"], np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32))
     whole = Path(files["image"]).read_bytes()
     Path(files["image"]).write_bytes(whole[: len(whole) // 2])
@@ -89,24 +90,24 @@ def test_load_cased_names_a_truncated_file(files):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x1f\x8b\x08\x00broken gzip stream"])
-def test_load_cased_names_a_file_that_is_no_image(files, content):
+def test_load_image_strictd_names_a_file_that_is_no_image(files, content):
     Path(files["image"]).write_bytes(content)
     assert refusal(files).startswith(f"could not read {files['image']}: expected a complete image file")
 
 
-def test_load_cased_names_a_damaged_stream(files):
+def test_load_image_strictd_names_a_damaged_stream(files):
     damaged = bytearray(Path(files["image"]).read_bytes())
     damaged[300:600] = b"\x55" * 300
     Path(files["image"]).write_bytes(bytes(damaged))
     assert refusal(files).startswith(f"could not read {files['image']}")
 
 
-def test_load_cased_names_an_absent_file(tmp_path):
+def test_load_image_strictd_names_an_absent_file(tmp_path):
     message = refusal({"image": str(tmp_path / "gone.nii.gz")})
     assert "gone.nii.gz" in message and "Check the path" in message
 
 
-def test_check_cased_counts_nan_and_inf(tmp_path):
+def test_check_volumesd_counts_nan_and_inf(tmp_path):
     array = np.zeros((4, 4, 4), np.float32)
     array[0, 0, :3], array[1, 1, 1] = np.nan, -np.inf
     path = save(tmp_path / "image.nii.gz", array)
@@ -114,7 +115,7 @@ def test_check_cased_counts_nan_and_inf(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "shown"), [(3, "3"), (255, "255"), (-1, "-1"), (1.5, "1.5")])
-def test_check_cased_lists_wrong_label_values(files, value, shown):
+def test_check_volumesd_lists_wrong_label_values(files, value, shown):
     array = nib.load(files["label"]).get_fdata().astype(np.float32)
     array[0, 0, 0] = value
     save(files["label"], array)
@@ -124,7 +125,7 @@ def test_check_cased_lists_wrong_label_values(files, value, shown):
 
 def test_check_label_values_without_limit_allows_any_whole_number():
     check_label_values(np.array([0, 7, 300]), None, "x")
-    with pytest.raises(InputError, match=r"values 0 or more, also found -2, 0\.5 in x"):
+    with pytest.raises(InputError, match=r"values 0 to 16777215, also found -2, 0\.5 in x"):
         check_label_values(np.array([-2, 0.5, 3]), None, "x")
 
 
@@ -133,13 +134,13 @@ def test_check_label_values_names_the_first_few_only():
         check_label_values(np.arange(100), 2, "x")
 
 
-def test_check_cased_refuses_another_shape(files, tmp_path):
+def test_check_volumesd_refuses_another_shape(files, tmp_path):
     files["label"] = save(tmp_path / "label.nii.gz", np.zeros((8, 7, 5), np.uint8))
     message = refusal(files)
     assert f"got (8, 7, 6) in {files['image']} and (8, 7, 5) in {files['label']}" in message
 
 
-def test_check_cased_refuses_another_affine(files, tmp_path):
+def test_check_volumesd_refuses_another_affine(files, tmp_path):
     moved = AFFINE.copy()
     moved[0, 3] = 40.0
     files["label"] = save(tmp_path / "label.nii.gz", np.zeros((8, 7, 6), np.uint8), moved)
@@ -149,7 +150,7 @@ def test_check_cased_refuses_another_affine(files, tmp_path):
 
 
 @pytest.mark.parametrize(("shift_mm", "refused"), [(0.001, False), (0.01, True)])
-def test_check_cased_tolerates_rounding_of_the_affine(files, tmp_path, shift_mm, refused):
+def test_check_volumesd_tolerates_rounding_of_the_affine(files, tmp_path, shift_mm, refused):
     moved = AFFINE.copy()
     moved[1, 3] = shift_mm
     files["label"] = save(tmp_path / "label.nii.gz", np.zeros((8, 7, 6), np.uint8), moved)
@@ -159,19 +160,19 @@ def test_check_cased_tolerates_rounding_of_the_affine(files, tmp_path, shift_mm,
         read(files)
 
 
-def test_check_cased_names_the_key_of_data_in_memory():
+def test_check_volumesd_names_the_key_of_data_in_memory():
     with pytest.raises(InputError, match=re.escape("got shape (5, 5) in 'image' (in memory)")):
         CheckVolumesd("image")({"image": torch.zeros(1, 5, 5)})
 
 
-def test_check_cased_refuses_an_absent_key_unless_allowed(files):
+def test_check_volumesd_refuses_an_absent_key_unless_allowed(files):
     case = {"image": torch.zeros(1, 5, 5, 5)}
     assert CheckVolumesd(["image", "label"], allow_missing_keys=True)(case).keys() == case.keys()
     with pytest.raises(KeyError, match="label"):
         CheckVolumesd(["image", "label"])(case)
 
 
-def test_check_cased_works_in_two_dimensions():
+def test_check_volumesd_works_in_two_dimensions():
     case = {"image": torch.zeros(3, 5, 4), "label": torch.zeros(1, 5, 4)}
     CheckVolumesd(["image", "label"], num_classes=2, spatial_dims=2)(case)
 

@@ -81,7 +81,7 @@ def test_a_killed_worker_costs_nothing(expand, settings, bundle, cluster):
     process = start(settings, bundle, address=cluster[0])
     cases = lambda: list(settings.runs.glob("cells/*w4a4*/cases/*.json"))  # noqa: E731
     wait_for(cases, process)
-    lock = wait_for(lambda: list(settings.runs.glob("cells/*w4a4*/lock")), process)[0]
+    lock = wait_for(lambda: list(settings.runs.glob("cells/*w4a4*/lock.owner")), process)[0]
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
     assert not (lock.parent / "record.json").exists(), "the worker was killed too late"
     output, _ = process.communicate(timeout=300)
@@ -110,8 +110,8 @@ def test_no_cluster_at_the_address_is_one_clear_error(expand, settings):
 
 
 def test_a_worker_waits_for_the_lock_of_one_that_died_elsewhere(settings, monkeypatch):
-    """Another host's lock is fresh at first, stale later."""
-    monkeypatch.setattr(ray_engine, "HEARTBEAT_S", 0.0)
+    """Shared storage gives it back after a while."""
+    monkeypatch.setattr(ray_engine, "RETRY_S", 0.0)
     reports = [RunReport(held={"cell": "process 1 on elsewhere"})] * 2 + [RunReport(finished=["cell"])]
     monkeypatch.setattr(ray_engine, "run_cells", lambda cells, settings: reports.pop(0))
     assert ray_engine._run_cell("cell", settings).finished == ["cell"]

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import time
+import threading
 
-import psutil
 import pytest
 
-from mqb_monai.system.lock import STALE_S, Lock, lock_owner
+from mqb_monai.system.lock import Lock, lock_owner
+
+HOLD = """
+import sys
+from mqb_monai.system.lock import Lock
+lock = Lock(sys.argv[1])
+print(lock.acquire(), flush=True)
+input()
+"""
 
 
 @pytest.fixture
@@ -19,61 +25,45 @@ def path(tmp_path):
 
 
 def test_lock_is_exclusive_and_names_its_owner(path):
+    assert lock_owner(path) == ""
     with Lock(path) as lock:
         assert lock.acquire() and not Lock(path).acquire()
         assert lock_owner(path) == f"process {os.getpid()} on {socket.gethostname()}"
     assert lock_owner(path) == "" and Lock(path).acquire()
 
 
-def owner(**changes):
-    mine = {"token": "other", "host": socket.gethostname(), "pid": os.getpid()}
-    return {**mine, "process_started": psutil.Process().create_time(), **changes}
+def test_lock_is_exclusive_between_threads_and_can_be_released_in_another(path):
+    lock, taken = Lock(path), []
+    assert lock.acquire()
+    for step in (lambda: taken.append(Lock(path).acquire()), lock.release, lambda: taken.append(Lock(path).acquire())):
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+    assert taken == [False, True]
 
 
-def write(path, text):
-    path.parent.mkdir()
-    path.write_text(text)
-
-
-def test_lock_of_a_killed_process_is_taken_over(path):
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    child.wait()
-    write(path, json.dumps(owner(pid=child.pid)))
-    assert lock_owner(path) == "" and Lock(path).acquire()
-    assert not list(path.parent.glob("lock.*"))
-
-
-def test_lock_of_another_process_with_the_same_number_is_taken_over(path):
-    write(path, json.dumps(owner(process_started=1.0)))
-    assert Lock(path).acquire()
-
-
-@pytest.mark.parametrize("text", [json.dumps(owner(host="elsewhere")), "", '{"tok'], ids=["host", "empty", "truncated"])
-def test_lock_of_another_host_or_unreadable_is_stale_when_it_was_not_touched(path, text):
-    write(path, text)
-    assert not Lock(path).acquire() and lock_owner(path) != ""
-    os.utime(path, (time.time() - STALE_S - 5,) * 2)
+def test_lock_of_a_killed_process_is_free_at_once(path):
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=-1, stdout=-1, text=True)
+    try:
+        assert child.stdout.readline() == "True\n"
+        assert not Lock(path).acquire() and lock_owner(path) == f"process {child.pid} on {socket.gethostname()}"
+    finally:
+        child.kill()
+        child.communicate()
     assert lock_owner(path) == "" and Lock(path).acquire()
 
 
-def test_release_leaves_a_lock_that_was_taken_over(path):
+def test_lock_without_a_readable_owner_is_held_all_the_same(path):
     lock = Lock(path)
-    lock.acquire()
-    path.write_text(json.dumps(owner()))
+    assert lock.acquire()
+    path.with_name("lock.owner").write_text('{"pi')
+    assert lock_owner(path) == "another process"
     lock.release()
-    assert path.exists()
 
 
-def test_lock_put_back_when_another_process_was_quicker(path, monkeypatch):
-    """Two see one stale lock; the slower finds a living one in its place."""
-    write(path, json.dumps(owner(pid=-1)))
-    replace = os.replace
-
-    def quicker(source, target):
-        path.write_text(json.dumps(owner(token="quicker")))
-        monkeypatch.setattr(os, "replace", replace)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", quicker)
-    assert not Lock(path).acquire()
-    assert json.loads(path.read_text())["token"] == "quicker"
+def test_release_of_a_lock_that_is_not_held_leaves_the_holder_s_alone(path):
+    lock, other = Lock(path), Lock(path)
+    assert lock.acquire() and not other.acquire()
+    other.release()
+    assert lock_owner(path) != "" and not Lock(path).acquire()
+    lock.release()

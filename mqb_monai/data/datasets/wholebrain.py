@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mqb_monai.data.checks import check_same_affine, check_same_shape
 from mqb_monai.data.datasets.public_layout import (
     Case,
     PublicDataset,
@@ -22,7 +23,6 @@ from mqb_monai.data.datasets.public_layout import (
     write_public_dataset,
 )
 from mqb_monai.data.label_files import copy_label, open_volume
-from mqb_monai.data.transforms import check_same_affine, check_same_shape
 from mqb_monai.errors import InputError
 
 BRAIN = PublicDataset(

@@ -78,7 +78,8 @@ def _read_scores(path: Path) -> list[CaseScore]:
 
 def evaluation_folders(runs: str | os.PathLike) -> list[Path]:
     """The folders of every complete evaluation of ``RUNS``, sorted; an empty list where there is none."""
-    return sorted({path.parent for pattern in PATTERNS for path in Path(runs).glob(f"{pattern}{SUMMARY}")})
+    found = {path.parent for pattern in PATTERNS for path in Path(runs).glob(f"{pattern}{SUMMARY}")}
+    return sorted(folder for folder in found if folder.name != "cases")  # a case may be called "summary"
 
 
 def read_evaluations(runs: str | os.PathLike) -> list[EvaluationRecord]:

@@ -12,9 +12,17 @@ from typing import Any
 
 import altair as alt
 
-from mqb_monai.records.evaluation import EvaluationRecord
 from mqb_monai.records.json_file import without_nan
-from mqb_monai.report.scores import Row, bits_label, case_rows, cell_label, organ_rows, tradeoff_rows
+from mqb_monai.report.scores import (
+    AGREEMENT,
+    Group,
+    Row,
+    bits_label,
+    case_rows,
+    cell_label,
+    organ_rows,
+    tradeoff_rows,
+)
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
@@ -23,6 +31,7 @@ GAIN, LOSS, INK, FAINT = "#0072B2", "#D55E00", "#1b1f24", "#8a94a0"
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # that Altair writes: the page draws with the same
 FONT = "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 DROP_SCALE = alt.Scale(type="sqrt", domain=[-100, 0, 100], range=[GAIN, "#ffffff", LOSS], interpolate="rgb", clamp=True)
+DIFFERENCE_SCALE = alt.Scale(type="sqrt", domain=[0, 100], range=["#ffffff", LOSS], interpolate="rgb", clamp=True)
 
 
 @dataclass(frozen=True)
@@ -59,64 +68,69 @@ def chart_of(rows: Sequence[Row], height: int) -> alt.Chart:
     return alt.Chart(alt.Data(values=without_nan(list(rows)))).properties(height=height)
 
 
-def dsc_axis(rows: Sequence[Row]) -> alt.Scale:
-    """From a little below the smallest DSC to a little above the greatest."""
-    values = [row["dsc"] for row in rows]
+def score_axis(group: Group, rows: Sequence[Row]) -> dict[str, Any]:
+    """``shorthand``, title and scale of the score, from a little below the smallest to a little above the greatest."""
+    values = [row[group.key] for row in rows]
     margin = 0.06 * (max(values) - min(values)) or 0.05
-    return alt.Scale(domain=[max(0.0, min(values) - margin), min(1.0, max(values) + margin)], nice=False)
+    domain = [max(0.0, min(values) - margin), min(1.0, max(values) + margin)]
+    return {"shorthand": f"{group.key}:Q", "title": group.axis, "scale": alt.Scale(domain=domain, nice=False)}
 
 
-def tradeoff_figures(dataset: str, cells: Sequence[EvaluationRecord]) -> list[Figure]:
-    """DSC against bits, and against latency with the Pareto front, of all cells of one data set."""
-    rows = tradeoff_rows(cells)
-    return [
-        Figure(
-            f"bits.{file_name(dataset)}",
-            f"DSC against bits · {dataset}",
-            "One mark per cell: mean DSC over classes. Marks of one bundle above each other are its granularities.",
-            _bits_chart(rows, list(dict.fromkeys(map(bits_label, cells)))),
-            rows,
-        ),
-        Figure(
-            f"latency.{file_name(dataset)}",
-            f"DSC against latency · {dataset}",
+def tradeoff_figures(group: Group) -> list[Figure]:
+    """Score against bits, and against latency with the Pareto front, of all cells of one data set.
+
+    Empty where no cell has a score; cells without bits or without a latency are left out of the chart that needs them.
+    """
+    rows = tradeoff_rows(group)
+    measured = [row for row in rows if row["latency_ms"] > 0]
+    known = [row for row in rows if row["bits"] != "unknown"]
+    what, name = ("DSC" if group.labelled else AGREEMENT), file_name(group.name)
+    mark = "mean DSC over classes" if group.labelled else "mean DSC over classes, FP32's own being 1"
+    figures = []
+    if known:
+        caption = f"One mark per cell: {mark}. Marks of one bundle above each other are its granularities."
+        order = list(dict.fromkeys(map(bits_label, group.cells)))
+        chart = _bits_chart(group, known, order)
+        figures.append(Figure(f"bits.{name}", f"{what} against bits · {group.name}", caption, chart, known))
+    if measured:
+        caption = (
             "Median time of one window. The line is the Pareto front of what runs as deployed; hollow marks are "
-            "simulated integers, whose DSC counts and whose time does not.",
-            _latency_chart(rows),
-            rows,
-        ),
-    ]
+            f"simulated integers, whose {'DSC' if group.labelled else 'agreement'} counts and whose time does not."
+        )
+        title = f"{what} against latency · {group.name}"
+        figures.append(Figure(f"latency.{name}", title, caption, _latency_chart(group, measured), measured))
+    return figures
 
 
-def _bits_chart(rows: list[Row], order: list[str]) -> alt.Chart:
+def _bits_chart(group: Group, rows: list[Row], order: list[str]) -> alt.Chart:
     return (
         chart_of(rows, 300)
         .mark_point(filled=True, size=80, opacity=0.85)
         .encode(
             x=alt.X("bits:N", sort=order, title="weights and activations", axis=alt.Axis(labelAngle=0)),
             xOffset="bundle:N",
-            y=alt.Y("dsc:Q", title="DSC", scale=dsc_axis(rows)),
+            y=alt.Y(**score_axis(group, rows)),
             **_by_bundle(rows),
-            tooltip=_tooltip(),
+            tooltip=_tooltip(group),
         )
     )
 
 
-def _latency_chart(rows: list[Row]) -> alt.LayerChart:
-    base = chart_of([row for row in rows if row["latency_ms"] > 0], 300).encode(
+def _latency_chart(group: Group, rows: list[Row]) -> alt.LayerChart:
+    base = chart_of(rows, 300).encode(
         x=alt.X(
             "latency_ms:Q",
             title="latency of one window, ms (log)",
             scale=alt.Scale(type="log", padding=16, nice=False),
             axis=alt.Axis(tickCount=5, labelOverlap="greedy"),
         ),
-        y=alt.Y("dsc:Q", title="DSC", scale=dsc_axis(rows)),
+        y=alt.Y(**score_axis(group, rows)),
     )
     front = base.mark_line(interpolate="step-after", strokeDash=[5, 3], color=INK).transform_filter("datum.front")
     marks = [
         base.transform_filter(alt.datum.runs == runs)
         .mark_point(size=80, filled=filled, strokeWidth=1.5)
-        .encode(**_by_bundle(rows), tooltip=_tooltip())
+        .encode(**_by_bundle(rows), tooltip=_tooltip(group))
         for runs, filled in (("simulated", False), ("as deployed", True))
     ]
     return alt.layer(front, *marks)
@@ -133,22 +147,22 @@ def _by_bundle(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _tooltip() -> list[alt.Tooltip]:
+def _tooltip(group: Group) -> list[alt.Tooltip]:
     return [
         alt.Tooltip("bundle:N"),
         alt.Tooltip("cell:N"),
-        alt.Tooltip("dsc:Q", title="DSC", format=".4f"),
+        alt.Tooltip(f"{group.key}:Q", title=group.axis, format=".4f"),
         alt.Tooltip("latency_ms:Q", title="latency, ms", format=",.1f"),
         alt.Tooltip("runs:N", title="time is of"),
     ]
 
 
-def organ_figure(bundle: str, cells: Sequence[EvaluationRecord]) -> Figure | None:
+def organ_figure(group: Group) -> Figure | None:
     """Heat map of the relative drop by class and cell of one bundle; None where FP32 is missing or alone."""
-    rows = organ_rows(cells)
+    rows = organ_rows(group)
     if not rows:
         return None
-    organs, order = list(dict.fromkeys(row["organ"] for row in rows)), list(map(cell_label, cells))
+    organs, order = list(dict.fromkeys(row["organ"] for row in rows)), list(map(cell_label, group.cells))
     bare = {"ticks": False, "domain": False}
     base = chart_of(rows, (24 if len(organs) <= MANY_CLASSES else 14) * len(organs)).encode(
         x=alt.X("cell:N", sort=order, title=None, axis=alt.Axis(labelAngle=-90, labelLimit=160, orient="top", **bare)),
@@ -157,40 +171,48 @@ def organ_figure(bundle: str, cells: Sequence[EvaluationRecord]) -> Figure | Non
     tiles = base.mark_rect(stroke="#ffffff", strokeWidth=1.5).encode(
         color=alt.Color(
             "drop:Q",
-            scale=DROP_SCALE,
-            legend=alt.Legend(title="drop, %", orient="bottom", values=[-100, -25, 0, 25, 100], gradientLength=220),
+            scale=DROP_SCALE if group.labelled else DIFFERENCE_SCALE,
+            legend=alt.Legend(
+                title="drop, %" if group.labelled else "difference, %",
+                orient="bottom",
+                values=[-100, -25, 0, 25, 100],
+                gradientLength=220,
+            ),
         ),
         tooltip=[
             alt.Tooltip("organ:N"),
             alt.Tooltip("cell:N"),
-            alt.Tooltip("fp32:Q", title="FP32 DSC", format=".4f"),
-            alt.Tooltip("dsc:Q", title="DSC", format=".4f"),
+            alt.Tooltip("fp32:Q", title="FP32", format=".4f"),
+            alt.Tooltip(f"{group.key}:Q", title=group.axis, format=".4f"),
             alt.Tooltip("drop:Q", title="drop, %", format=".2f"),
         ],
     )
     numbers = base.mark_text(fontSize=10, color=INK).encode(text=alt.Text("drop:Q", format=".1f"))
-    return Figure(
-        f"organs.{file_name(bundle)}",
-        bundle,
-        "Drop of the mean DSC against FP32, in per cent of it. Orange loses, blue gains, white is equal.",
-        tiles + numbers,
-        rows,
+    caption = (
+        "Drop of the mean DSC against FP32, in per cent of it. Orange loses, blue gains, white is equal."
+        if group.labelled
+        else "What the DSC to FP32's label map lacks to 1, in per cent: white agrees, orange differs."
     )
+    return Figure(f"organs.{file_name(group.name)}", group.name, caption, tiles + numbers, rows)
 
 
-def case_figure(bundle: str, cells: Sequence[EvaluationRecord]) -> Figure:
-    """The cases' mean DSC of every cell of one bundle: box and single cases."""
-    rows, order = case_rows(cells), list(map(cell_label, cells))
+def case_figure(group: Group) -> Figure | None:
+    """The cases' mean DSC of every cell of one bundle, box and single cases; None where no case has a score."""
+    rows = case_rows(group)
+    if not rows:
+        return None
+    order = [label for label in map(cell_label, group.cells) if any(row["cell"] == label for row in rows)]
     base = chart_of(rows, 34 * len(order)).encode(
-        x=alt.X("dsc:Q", title="DSC, mean over classes", scale=dsc_axis(rows)),
+        x=alt.X(**{**score_axis(group, rows), "title": f"{group.axis}, mean over classes"}),
         y=alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)),
     )
     boxes = base.mark_boxplot(size=16, outliers=False, color="#c9dcea", median={"color": INK}, rule={"color": FAINT})
+    score = alt.Tooltip(f"{group.key}:Q", title=group.axis, format=".4f")
     ticks = base.mark_tick(color=GAIN, opacity=0.7, size=22).encode(
-        tooltip=[alt.Tooltip("case:N"), alt.Tooltip("cell:N"), alt.Tooltip("dsc:Q", title="DSC", format=".4f")]
+        tooltip=[alt.Tooltip("case:N"), alt.Tooltip("cell:N"), score]
     )
     caption = "One tick per case; the box holds the middle half of them, its line is the median."
-    return Figure(f"cases.{file_name(bundle)}", bundle, caption, boxes + ticks, rows)
+    return Figure(f"cases.{file_name(group.name)}", group.name, caption, boxes + ticks, rows)
 
 
 def file_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The page and its PNGs: everything that the records of a runs folder hold, in one HTML file that needs no network."""
+"""The page and its PNGs: everything that the records of a folder hold, in one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from markupsafe import Markup, escape
 from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import score_schemes
 from mqb_monai.records.engine_timings import published_engine
-from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
+from mqb_monai.records.evaluation import EvaluationRecord
+from mqb_monai.records.tables.evaluations import tolerance
 from mqb_monai.report import published
 from mqb_monai.report.charts import VEGA_LITE, Figure, case_figure, organ_figure, styled, tradeoff_figures
 from mqb_monai.report.overlays import JUDGEMENTS, CasePictures, case_pictures, data_uri
 from mqb_monai.report.png import PNG_FOLDER, PPI, write_figure, write_overlays
 from mqb_monai.report.runs import Runs, read_runs
-from mqb_monai.report.scores import group_cells, leaderboard_rows
+from mqb_monai.report.scores import by_bundle, by_dataset, cell_label, class_rows, leaderboard_rows
 from mqb_monai.report.sensitivity_charts import sensitivity_figures
 from mqb_monai.report.shift_charts import shift_figures
 from mqb_monai.system.files import atomic_path
@@ -51,7 +52,7 @@ class WrittenReport:
 
 
 def write_report(folder: str | os.PathLike, out: str | os.PathLike) -> WrittenReport:
-    """Write ``OUT/index.html`` and ``OUT/png/*.png`` from the records of the runs folder ``folder``.
+    """Write ``OUT/index.html`` and ``OUT/png/*.png`` from the records in ``folder``.
 
     Raises:
         InputError: nothing in ``folder`` can be shown (:func:`mqb_monai.report.runs.read_runs`), or ``out`` cannot be
@@ -76,40 +77,43 @@ def write_report(folder: str | os.PathLike, out: str | os.PathLike) -> WrittenRe
 def _read_pictures(runs: Runs) -> list[tuple[EvaluationRecord, list[CasePictures]]]:
     """The pictures of every cell but FP32 on torch that has some; damaged slices become one of the problems."""
     pictures = []
-    for cell in (each for each in runs.cells if (each.scheme, each.backend) != REFERENCE):
-        try:
-            pictures.append((cell, case_pictures(runs.folder, cell)))
-        except InputError as error:
-            runs.problems.append(str(error))
+    for group in by_bundle(runs.cells):
+        for cell in (each for each in group.cells if not each.is_reference):
+            try:
+                pictures.append((cell, case_pictures(runs.folders[cell.id], cell, group.labelled)))
+            except InputError as error:
+                runs.problems.append(str(error))
     return [(cell, cases) for cell, cases in pictures if cases]
 
 
 def chart_sections(runs: Runs) -> list[ChartSection]:
     """All charts, in the page's order."""
-    bundles = group_cells(runs.cells, "bundle").items()
-    datasets = group_cells(runs.cells, "dataset").items()
-    organs = [organ_figure(bundle, cells) for bundle, cells in bundles]
+    bundles = by_bundle(runs.cells)
+    labelled = any(group.labelled for group in bundles)
+    organs, cases = ([figure for figure in map(draw, bundles) if figure] for draw in (organ_figure, case_figure))
     return [
         ChartSection(
             "tradeoff",
             "Bits and latency",
-            "DSC against bits and latency",
+            f"{'DSC' if labelled else 'Agreement'} against bits and latency",
             "One pair of charts for each data set, since DSC is not comparable between data sets.",
-            [figure for dataset, cells in datasets for figure in tradeoff_figures(dataset, cells)],
+            [figure for group in by_dataset(runs.cells) for figure in tradeoff_figures(group)],
         ),
         ChartSection(
             "organs",
-            "Organs",
-            "Drop by organ",
-            "Which organs pay for quantization. A bundle without its FP32 cell is left out.",
-            [figure for figure in organs if figure is not None],
+            "Organs" if labelled else "Classes",
+            "Drop by organ" if labelled else "Disagreement by class",
+            "Which organs pay for quantization. A bundle without its FP32 cell is left out."
+            if labelled
+            else "In which classes the label maps differ from FP32's.",
+            organs,
         ),
         ChartSection(
             "cases",
             "Cases",
             "Distribution over cases",
-            "Whether a drop is everywhere or in few cases.",
-            [case_figure(bundle, cells) for bundle, cells in bundles],
+            f"Whether a {'drop' if labelled else 'difference'} is everywhere or in few cases.",
+            cases,
         ),
         ChartSection(
             "sensitivity",
@@ -132,29 +136,40 @@ def render_page(
     runs: Runs, sections: list[ChartSection], pictures: list[tuple[EvaluationRecord, list[CasePictures]]]
 ) -> str:
     """The page's HTML."""
-    names = {"leaderboard": "Leaderboard", "schemes": "Schemes"} | ({"engines": "Engines"} if runs.engines else {})
-    names |= {each.id: each.short for each in sections}
-    names |= {"overlays": "Overlays"} if pictures else {}
+    groups = by_bundle(runs.cells)
+    labelled, unlabelled = ([each for each in groups if each.labelled is state] for state in (True, False))
+    schemes = [row for row in score_schemes(runs.cells) if not math.isnan(row.score)]
+    content = {
+        "leaderboard": ("Leaderboard", labelled),
+        "agreement": ("Agreement", unlabelled),
+        "schemes": ("Schemes", schemes),
+        "engines": ("Engines", runs.engines),
+        **{each.id: (each.short, True) for each in sections},
+        "overlays": ("Overlays", pictures),
+        "published": ("Published", True),
+        "provenance": ("Provenance", True),
+    }
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             runs=runs,
-            bundles=group_cells(runs.cells, "bundle"),
-            datasets=group_cells(runs.cells, "dataset"),
-            leaderboard=leaderboard_rows(runs.cells),
-            schemes=score_schemes(runs.cells),
+            datasets=by_dataset(runs.cells),
+            leaderboard=leaderboard_rows(labelled),
+            agreement=leaderboard_rows(unlabelled),
+            class_rows=class_rows(unlabelled),
+            schemes=schemes,
             confidence=_confidence(runs.cells),
             nsd_note=_nsd_note(runs.cells),
             published_engine=published_engine,
             chart_sections=sections,
             pictures=pictures,
-            judgements=JUDGEMENTS,
+            judgements=list(JUDGEMENTS.items()),
             same_scheme=published.same_scheme(runs.cells),
             same_engine=published.same_engine(runs.cells),
             study_rows=published.study_rows(),
             engine_rows=published.engine_rows(),
-            sections=names | {"published": "Published", "provenance": "Provenance"},
+            sections={identity: name for identity, (name, shown) in content.items() if shown},
             version=versions().get("mqb_monai", ""),
             png_folder=PNG_FOLDER,
             ppi=PPI,
@@ -173,6 +188,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals["asset"] = lambda name: Markup(_asset(name))
     environment.filters |= {"tint": tint, "fixed": fixed, "spec": spec, "breakable": breakable, "data_uri": data_uri}
+    environment.filters |= {"anchor": anchor, "label": cell_label}
     environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)
     return environment
 
@@ -196,6 +212,11 @@ def breakable(name: str) -> Markup:
     return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
 
 
+def anchor(identity: str) -> str:
+    """``identity`` as the value of an ``id``: without spaces."""
+    return "cell-" + "-".join(identity.split())
+
+
 def spec(figure: Figure) -> Markup:
     """The chart's Vega-Lite as JSON that may stand in a ``script`` element."""
     return jinja2.utils.htmlsafe_json_dumps(styled(figure.chart, "container"))
@@ -210,7 +231,7 @@ def _nsd_note(cells: list[EvaluationRecord]) -> str:
     notes: dict[str, list[str]] = {}
     for cell in cells:
         variant = "sub-voxel" if cell.surface_dice["use_subvoxels"] else "voxel"
-        notes.setdefault(f"NSD on {variant} surfaces at {cell.surface_dice['tolerance_mm']} mm", []).append(cell.bundle)
+        notes.setdefault(f"NSD on {variant} surfaces at {tolerance(cell)} mm", []).append(cell.bundle)
     if len(notes) == 1:
         return f"{next(iter(notes))}."
     return "; ".join(f"{note} ({', '.join(dict.fromkeys(bundles))})" for note, bundles in notes.items()) + "."

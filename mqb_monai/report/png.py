@@ -23,10 +23,10 @@ def write_figure(folder: Path, figure: Figure) -> None:
 
 
 def write_overlays(folder: Path, identity: str, cases: Sequence[CasePictures]) -> None:
-    """Write ``overlay-<kind>.<identity>.png`` for each case: image, label, FP32, cell and disagreement side by side."""
+    """Write ``overlay-<kind>.<identity>.png`` for each case: the image, then each layer over it, side by side."""
     for case in cases:
-        size = round(PANEL_HEIGHT * case.aspect), PANEL_HEIGHT
-        strip = Image.new("RGB", (5 * size[0] + 4 * GAP, PANEL_HEIGHT), "white")
-        for position, panel in enumerate(composed(case)):
+        size, panels = (max(1, round(PANEL_HEIGHT * case.aspect)), PANEL_HEIGHT), composed(case)
+        strip = Image.new("RGB", (len(panels) * (size[0] + GAP) - GAP, PANEL_HEIGHT), "white")
+        for position, panel in enumerate(panels):
             strip.paste(panel.convert("RGB").resize(size, Image.Resampling.NEAREST), (position * (size[0] + GAP), 0))
         strip.save(folder / f"overlay-{case.kind}.{identity}.png", dpi=(PPI, PPI))

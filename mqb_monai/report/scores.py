@@ -11,7 +11,7 @@ from mqb_monai.records.evaluation import NAN, REFERENCE, EvaluationRecord
 from mqb_monai.records.tables.evaluations import median_case_seconds
 
 Row = dict[str, Any]
-AGREEMENT = "agreement with FP32's label map"
+AGREEMENT = "Agreement with FP32's label map"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Group:
     @property
     def axis(self) -> str:
         """The score's name on an axis."""
-        return "DSC" if self.labelled else "DSC to FP32's label map"
+        return "DSC" if self.labelled else "DSC to FP32"
 
     def scores(self, cell: EvaluationRecord, metric: str = "dice") -> Row:
         """``mean`` and ``per_class`` of a metric; NaN where there is none."""

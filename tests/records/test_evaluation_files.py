@@ -110,6 +110,7 @@ def test_read_evaluations_of_a_grid_an_eval_folder_and_one_evaluation(make_evalu
         write_evaluation(cell_folder(tmp_path / "RUNS", record.id), record)
         write_evaluation(tmp_path / "eval" / f"{scheme}-torch", record)
     cell_folder(tmp_path / "RUNS", "net.bf16.torch.test").mkdir()  # interrupted
+    write_case(tmp_path / "eval" / "fp32-torch", replace(CASE, case="summary"))
     for folder, expected in (("RUNS", 2), ("eval", 2), ("eval/fp32-torch", 1)):
         found = [record.scheme for record in read_evaluations(tmp_path / folder)]
         assert found == ["fp32", "w4a4_engine"][:expected]

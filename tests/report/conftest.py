@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,19 +18,18 @@ from mqb_monai.records.activation_shift import (
     shift_path,
     write_shift,
 )
+from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, write_timings
 from mqb_monai.records.evaluation import (
+    NAN,
+    CaseScore,
     EvaluationError,
     EvaluationRecord,
     Overlay,
     Provenance,
     RelativeDrop,
-    cell_folder,
     evaluation_id,
-    write_cell,
-    write_error,
 )
-from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, write_timings
-from mqb_monai.records.evaluation import CaseScore
+from mqb_monai.records.evaluation_files import cell_folder, write_error, write_evaluation
 from mqb_monai.records.sensitivity import SensitivityRecord, SensitivityScore, sensitivity_path, write_sensitivity
 from mqb_monai.report.page import write_report
 
@@ -71,13 +71,15 @@ def make_cell(bundle_row: tuple, cell_row: tuple, seed: int = 0) -> EvaluationRe
     ]
     tables = [{"mean": float(np.mean(list(per_class.values()))), "per_class": per_class} for per_class in means]
     drop = RelativeDrop(loss, loss * 0.7 - 0.002, loss * 1.4 + 0.002, 0.95, 10_000, 0.0625, len(CASES))
-    identity = evaluation_id(bundle, scheme, backend, "test")
     return EvaluationRecord(
-        id=identity,
         bundle=bundle,
         scheme=scheme,
         backend=backend,
         split="test",
+        cases=len(CASES),
+        seconds=len(CASES) * latency / 50,
+        weights_sha256="3f" * 32,
+        versions={"python": "3.11.7", "torch": "2.13.0"},
         network=network,
         dataset=dataset,
         parameters=int(millions * 1e6),
@@ -101,10 +103,8 @@ def make_cell(bundle_row: tuple, cell_row: tuple, seed: int = 0) -> EvaluationRe
             cpu="AMD EPYC 9R14",
             gpu="",
             threads=2,
-            weights_sha256="3f" * 32,
             scheme_spec={} if bits == 32 else {"name": scheme, "num_bits": bits},
             seeds={"bootstrap": 0},
-            versions={"python": "3.11.7", "torch": "2.13.0"},
         ),
         statistics={} if scheme == "fp32" else {"dice": drop, "surface_dice": drop},
         overlays={
@@ -131,6 +131,68 @@ def make_slices(classes: int, loss: float, seed: int = 0) -> dict[str, np.ndarra
         for name, array in {"image": image.astype(np.float32), "label": label, "fp32": fp32, "pred": pred}.items():
             arrays[f"{kind}_{name}"] = array
     return arrays
+
+
+def write_cell(runs: Path, record: EvaluationRecord, slices: dict[str, np.ndarray] | None = None) -> Path:
+    """Write ``record``, with ``slices``, where the grid has it; the path of its summary."""
+    path = write_evaluation(cell_folder(runs, record.id), record)
+    if slices:
+        np.savez_compressed(path.parent / "slices.npz", **slices)
+    return path
+
+
+THIRD_PARTY = (("fp32", "torch", 0.0), ("w8a8_engine", "torch", 0.02), ("w8a8_engine", "openvino", 0.03))
+
+
+def make_third_party(
+    scheme: str, backend: str, loss: float, classes: list[str], cases: list[str], bundle: str = "my spleen net"
+) -> EvaluationRecord:
+    """As `evaluate` writes it for a third-party bundle without labels: nothing is known but what was computed."""
+    fp32 = scheme == "fp32"
+    draw = np.random.default_rng(len(classes))
+    scores = [
+        CaseScore(
+            case,
+            index,
+            name,
+            dice_to_fp32=NAN if fp32 else float(1 - loss * draw.uniform(0.5, 1.5)),
+            surface_dice_to_fp32=NAN if fp32 else float(1 - loss * draw.uniform(0.2, 0.8)),
+            volume_ml=100.0 * index + 3 * loss,
+            volume_change_ml=NAN if fp32 else 3 * loss,
+        )
+        for case in cases
+        for index, name in enumerate(classes, start=1)
+    ]
+    nothing = {"mean": NAN, "per_class": dict.fromkeys(classes, NAN)}
+
+    def means(metric: str) -> dict[str, float]:
+        return {name: float(np.mean([getattr(s, metric) for s in scores if s.class_name == name])) for name in classes}
+
+    against_fp32 = {
+        metric: {"mean": float(np.mean(list(per_class.values()))), "per_class": per_class}
+        for metric, per_class in ((name, means(f"{name}_to_fp32")) for name in ("dice", "surface_dice"))
+    }
+    against_fp32 |= {name: means(name) for name in ("volume_ml", "volume_change_ml")}
+    against_fp32["equal_labels"] = 1 - loss / 10
+    overlays = {"worst": Overlay(cases[0], 1 - loss, 12, (1.0, 1.0)), "median": Overlay(cases[-1], 1.0, 9, (1.0, 1.0))}
+    return EvaluationRecord(
+        bundle=bundle,
+        scheme=scheme,
+        backend=backend,
+        split="images",
+        cases=len(cases),
+        dice=nothing,
+        surface_dice={**nothing, "tolerance_mm": 1.0, "use_subvoxels": False},
+        seconds=4.2,
+        peak_memory_mib=812.0,
+        weights_sha256="4e" * 32,
+        versions={"python": "3.11.7"},
+        against_fp32={} if fp32 else against_fp32,
+        class_names=classes,
+        case_seconds=dict.fromkeys(cases, 1.4),
+        overlays={} if fp32 else overlays,
+        scores=scores,
+    )
 
 
 def make_sensitivity(bundle: str, scheme: str) -> SensitivityRecord:
@@ -206,9 +268,7 @@ def filled_runs(tmp_path_factory):
     for bundle in BUNDLES:
         for row in CELLS:
             record = make_cell(bundle, row)
-            write_cell(runs, record)
-            slices = make_slices(len(record.class_names), row[3])
-            np.savez_compressed(cell_folder(runs, record.id) / "slices.npz", **slices)
+            write_cell(runs, record, make_slices(len(record.class_names), row[3]))
     bundle, scheme = BUNDLES[0][0], "w4a4_per_tensor"
     write_sensitivity(sensitivity_path(runs, bundle, scheme), make_sensitivity(bundle, scheme))
     write_shift(shift_path(runs, bundle, scheme), make_shift(bundle, scheme))
@@ -216,10 +276,13 @@ def filled_runs(tmp_path_factory):
     unet = {"study": "medptq", "architecture": "U-Net", "dataset": "BTCV"}
     write_timings(runs, make_timings("unet_btcv", "tensorrt", [unet]))
     failed = evaluation_id(BUNDLES[2][0], "w4a4_engine", "torch", "test")
-    write_error(runs, EvaluationError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24"))
+    write_error(
+        cell_folder(runs, failed),
+        EvaluationError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24"),
+    )
     damaged = cell_folder(runs, evaluation_id(BUNDLES[2][0], "w8a8_per_channel", "torch", "test"))
     damaged.mkdir()
-    (damaged / "record.json").write_text('{"format": "mqb_monai.cell", "sco', encoding="utf-8")
+    (damaged / "summary.json").write_text('{"format": "mqb_monai.evaluation", "sco', encoding="utf-8")
     return runs
 
 

@@ -2,16 +2,26 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import Overlay, cell_folder, write_cell
-from mqb_monai.report.overlays import case_pictures, composed, data_uri, draw_case, draw_grey, draw_layer, judge
+from mqb_monai.records.evaluation import Overlay
+from mqb_monai.report.overlays import (
+    JUDGEMENTS,
+    case_pictures,
+    composed,
+    data_uri,
+    draw_case,
+    draw_grey,
+    draw_layer,
+    judge,
+)
 
-from .conftest import make_slices
+from .conftest import make_slices, write_cell
 
 OVERLAY = Overlay("case", 0.5, 3, (1.0, 2.0))
 
@@ -50,17 +60,33 @@ def test_data_uri_keeps_layers_exact():
     assert np.array_equal(np.array(read), np.array(layer.convert("RGBA")))
 
 
+def test_draw_case_without_labels_has_no_label_and_judges_nobody():
+    fp32, pred = np.array([[0, 1, 2]], np.uint8), np.array([[0, 1, 1]], np.uint8)
+    arrays = {"image": fp32, "label": fp32, "fp32": fp32, "pred": pred}
+    pictures = draw_case("worst", OVERLAY, arrays, labelled=False)
+    assert list(pictures.layers) == ["FP32", "cell", "disagreement"] and pictures.differing == 1
+    drawn = np.array(pictures.layers["disagreement"])
+    assert drawn.ravel().tolist() == [len(JUDGEMENTS), 0, 0]  # turned: the last one comes first
+
+
 def test_case_pictures_reads_both_cases(tmp_path, cell):
-    write_cell(tmp_path, cell)
-    assert case_pictures(tmp_path, cell) == []
-    np.savez_compressed(cell_folder(tmp_path, cell.id) / "slices.npz", **make_slices(2, 0.1))
-    worst, median = case_pictures(tmp_path, cell)
+    folder = write_cell(tmp_path, cell).parent
+    assert case_pictures(folder, cell) == []
+    np.savez_compressed(folder / "slices.npz", **make_slices(2, 0.1))
+    worst, median = case_pictures(folder, cell)
     assert (worst.kind, median.kind) == ("worst", "median") and worst.differing > 0
     assert len(composed(worst)) == 5 and all(panel.size == (96, 80) for panel in composed(worst))
+    assert len(composed(case_pictures(folder, cell, labelled=False)[0])) == 4
+
+
+def test_case_pictures_of_a_single_case_come_once(tmp_path, cell):
+    alone = replace(cell, overlays=dict.fromkeys(("worst", "median"), OVERLAY))
+    folder = write_cell(tmp_path, alone, make_slices(2, 0.1)).parent
+    assert [pictures.kind for pictures in case_pictures(folder, alone)] == ["worst"]
 
 
 def test_case_pictures_of_damaged_slices_names_the_file(tmp_path, cell):
-    write_cell(tmp_path, cell)
-    (cell_folder(tmp_path, cell.id) / "slices.npz").write_bytes(b"something else")
+    folder = write_cell(tmp_path, cell).parent
+    (folder / "slices.npz").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"slices\.npz is damaged"):
-        case_pictures(tmp_path, cell)
+        case_pictures(folder, cell)

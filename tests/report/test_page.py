@@ -3,14 +3,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.evaluation import write_cell
+from mqb_monai.records.evaluation_files import write_evaluation
 from mqb_monai.report.page import breakable, fixed, tint, write_report
 
-from .conftest import CASES
+from .conftest import CASES, THIRD_PARTY, make_slices, make_third_party, write_cell
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,61 @@ def test_page_without_engines_has_no_such_section(tmp_path, cell):
     write_cell(tmp_path, cell)
     page = write_report(tmp_path, tmp_path / "report").page.read_text(encoding="utf-8")
     assert 'id="engines"' not in page and 'href="#engines"' not in page
+
+
+@pytest.fixture(scope="module")
+def third_party(tmp_path_factory) -> tuple[str, list[str]]:
+    """The page, without its scripts, of a third-party bundle's eval folder without labels; names of its PNGs."""
+    folder = tmp_path_factory.mktemp("third party")
+    for row in THIRD_PARTY:
+        record = make_third_party(*row, ["left kidney", "spleen"], ["patient 1/ct"])
+        path = write_evaluation(folder / "eval" / "-".join(row[:2]), record)
+        if record.overlays:
+            np.savez_compressed(path.parent / "slices.npz", **make_slices(2, 0.1))
+    written = write_report(folder / "eval", folder / "report")
+    html = re.sub(r"<script>.*?</script>", "", written.page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return html, [path.name for path in written.pngs]
+
+
+def test_page_without_labels_shows_agreement_and_no_dsc_of_the_task(third_party):
+    html, _ = third_party
+    assert 'id="leaderboard"' not in html and 'href="#leaderboard"' not in html and 'id="schemes"' not in html
+    agreement = table(html, "agreement-table")
+    assert agreement.count("<tr>") == 1 + 3 and "drop" not in agreement
+    assert "DSC to FP32" in agreement and 'data-value="99.7">99.70</td>' in agreement  # equal labels
+    classes = table(html, "classes-table")
+    assert classes.count("<tr>") == 1 + 2 * 2 and "left kidney" in classes and ">100.09</td>" in classes
+    assert "<h2>Agreement with FP32's label map</h2>" in html
+
+
+def test_page_of_a_third_party_bundle_has_pictures_and_provenance(third_party):
+    html, pngs = third_party
+    assert html.count('class="panels"') == 2 and html.count("<img ") == 2 * 3  # one case, no label
+    assert "the cell differs from FP32" in html and "FP32 was right" not in html
+    assert html.count("The command was not recorded.") == 3
+    assert all(f'{key}cell-my-spleen-net.fp32.torch.images"' in html for key in ('href="#', 'id="'))
+    assert {"organs.my-spleen-net.png", "cases.my-spleen-net.png"} <= set(pngs)
+    assert not [name for name in pngs if name.startswith(("bits", "latency"))]  # neither was recorded
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_page_of_cells_without_fp32_is_written(tmp_path, cell, count):
+    """One bundle without its FP32 record, labelled; then one more without labels: both tables."""
+    bare = replace(cell, provenance=None, statistics={}, overlays={}, dataset="", network="", published=[])
+    write_evaluation(tmp_path / "RUNS" / "labelled", bare)
+    if count == 2:
+        unlabelled = make_third_party(*THIRD_PARTY[2], ["spleen"], ["a", "b"])
+        write_evaluation(tmp_path / "RUNS" / "unlabelled", unlabelled)
+    html = write_report(tmp_path / "RUNS", tmp_path / "out").page.read_text(encoding="utf-8")
+    assert table(html, "leaderboard-table").count("<tr>") == 2
+    assert ('id="agreement-table"' in html) is (count == 2)
+
+
+def test_page_leaves_out_what_a_scheme_does_not_have(tmp_path, cell):
+    source = replace(cell.provenance, scheme_spec={"num_bits": 8, "operations": None})
+    write_cell(tmp_path, replace(cell, provenance=source))
+    html = write_report(tmp_path, tmp_path / "out").page.read_text(encoding="utf-8")
+    assert "<dd>num_bits = 8</dd>" in html
 
 
 def test_page_gives_the_command_of_every_cell(html):

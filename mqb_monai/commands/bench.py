@@ -92,10 +92,10 @@ def status(*, out: str) -> None:
 
 @SetParseFns(out=str, format=str, per=str)
 def table(*, out: str, format: str = "text", per: str = "cell") -> None:
-    """Print the finished cells: scores, drops with intervals and p values, bits, size, latency, memory.
+    """Print the finished evaluations: scores, drops with intervals and p values, bits, size, latency, memory.
 
     Args:
-        out: the folder of records.
+        out: the folder of records: of a grid, a bundle's eval folder, or of one evaluation.
         format: text, csv, markdown or latex.
         per: cell, or scheme: one score for each scheme over all bundles, with its parts.
     """

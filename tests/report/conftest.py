@@ -287,6 +287,18 @@ def filled_runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def third_party_report(tmp_path_factory):
+    """The report of a third-party bundle's eval folder: one case without a label, a bundle's name with spaces."""
+    folder = tmp_path_factory.mktemp("third party")
+    for row in THIRD_PARTY:
+        record = make_third_party(*row, ["left kidney", "spleen"], ["patient 1/ct"])
+        path = write_evaluation(folder / "eval" / "-".join(row[:2]), record)
+        if record.overlays:
+            np.savez_compressed(path.parent / "slices.npz", **make_slices(2, 0.1))
+    return write_report(folder / "eval", folder / "report")
+
+
+@pytest.fixture(scope="session")
 def written(filled_runs, tmp_path_factory):
     """The report of ``filled_runs``."""
     return write_report(filled_runs, tmp_path_factory.mktemp("written"))

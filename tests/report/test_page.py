@@ -10,7 +10,8 @@ from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation_files import write_evaluation
 from mqb_monai.report.page import breakable, fixed, tint, write_report
 
-from .conftest import CASES, THIRD_PARTY, make_third_party, write_cell
+from .conftest import THIRD_PARTY, make_third_party, write_cell
+from .made_analyses import CASES
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, list_data_collate
-from monai.transforms import Compose, ConcatItemsd, LoadImage, LoadImaged, MapTransform
+from monai.transforms import Compose, ConcatItemsd, LoadImaged, MapTransform
 from monai.utils import CommonKeys
 
 from mqb_monai.bundle.entry_point import find_input_error
 from mqb_monai.bundle.open import Bundle
-from mqb_monai.data.transforms import check_finite, check_label_values, check_same_affine, check_same_shape
+from mqb_monai.data.checks import check_finite, check_label_values, check_same_affine, check_same_shape
+from mqb_monai.data.volumes import check_image_file, read_channels
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.case import Case, LoadedCase
 
@@ -67,6 +68,8 @@ def preprocess(bundle: Bundle, case: Case) -> dict[str, Any]:
             the case lacks; whatever else the preprocessing raises.
     """
     files = dict(case.files)
+    for key in image_keys(bundle.preprocessing):
+        check_image_file(files[key])
     if case.label and _demands_label(bundle.preprocessing):
         files[CommonKeys.LABEL] = case.label
     try:
@@ -91,9 +94,9 @@ def load_case(bundle: Bundle, case: Case, ignore_label: int | None = None) -> Lo
     Raises:
         InputError: as :func:`preprocess`; a label on another grid than its image, or with values that are not classes.
     """
-    image = _read(case.image)
-    label = _read_label(case, image, ignore_label) if case.label else None
     batch = list_data_collate([preprocess(bundle, case)])
+    image = read_channels(case.image)
+    label = _read_label(case, image, ignore_label) if case.label else None
     batch = {key: value.to(bundle.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     spacing = affine_to_spacing(image.affine, r=image.ndim - 1)
     affine = np.asarray(image.affine, dtype=float)
@@ -122,20 +125,9 @@ def as_label_map(tensor: torch.Tensor, what: str) -> np.ndarray:
     return values[0].to(torch.int16).numpy()
 
 
-def _read(file: str) -> MetaTensor:
-    try:
-        image = LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32)(file)
-    except Exception as error:  # readers raise whatever their format's library does
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise InputError(
-            f"could not read {file}: {type(error).__name__}: {reason}. Copy or export it again."
-        ) from error
-    check_finite(np.asarray(image), file)
-    return image
-
-
 def _read_label(case: Case, image: MetaTensor, ignore_label: int | None) -> np.ndarray:
-    label = _read(case.label)
+    label = read_channels(case.label)
+    check_finite(np.asarray(label), case.label)
     check_same_shape(image.shape[1:], label.shape[1:], case.image, case.label)
     check_same_affine(np.asarray(image.affine), np.asarray(label.affine), case.image, case.label)
     check_label_values(np.asarray(label)[np.asarray(label) != ignore_label], None, case.label)

@@ -1,4 +1,4 @@
-"""``python -m mqb_monai report``: one page and PNGs from the records of a runs folder."""
+"""``python -m mqb_monai report``: one page and PNGs from a folder of records."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NEEDS = {"altair", "vl_convert", "jinja2", "markupsafe", "PIL"}
 
 @SetParseFns(str, out=str)
 def report(runs: str, *, out: str = "report") -> None:
-    """Write a page that works offline, and PNGs for papers, from the records in a runs folder.
+    """Write a page that works offline, and PNGs for papers, from a folder of records.
 
     Args:
-        runs: the folder that `bench run --out` was given.
+        runs: the folder that `bench run --out` was given, a bundle's eval folder, or the folder of one evaluation.
         out: the folder for index.html and png/.
     """
     try:

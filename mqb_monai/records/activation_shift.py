@@ -148,7 +148,7 @@ class ShiftRecord:
 
 @dataclass(frozen=True)
 class OutlierSummary:
-    """Are a network's outliers spatially local? Medians over the inputs of its layers.
+    """Whether a network's outliers are spatially local: medians over the inputs of its layers.
 
     Attributes:
         layers: inputs with outliers.
@@ -205,6 +205,6 @@ def read_shift(path: str | os.PathLike) -> ShiftRecord:
     """The record at ``path``.
 
     Raises:
-        InputError: no such file, a damaged one, or one of another format or version.
+        InputError: the file is missing, damaged, or of another format or version.
     """
     return read_record(path, ShiftRecord, FORMAT, FORMAT_VERSION)

@@ -1,17 +1,17 @@
-"""One number per scheme: what is left of FP32 over all bundles, with the parts that it is made of.
+"""One number per scheme: how much of FP32's quality it keeps over all bundles, with its parts.
 
     score = 100 x mean over bundles of (DSC kept x NSD kept x worst class's DSC kept)^(1/3)
 
-"Kept" is the cell's score over FP32's on torch, of the same bundle and split, cut to 0..1. Why so:
+"Kept" is the evaluation's score over that of FP32 on torch, for the same bundle and split, clipped to 0..1. Why:
 
-- A quotient, because bundles differ in how hard their task is; quotients are averaged geometrically, so that no
-  part's scale counts more (Fleming and Wallace, CACM 1986). Over bundles the mean is arithmetic: a scheme that fails
+- A quotient, because tasks differ in difficulty; the three are averaged geometrically, so that no part's scale
+  counts more (Fleming and Wallace, CACM 1986). Over bundles the mean is arithmetic: a scheme that fails
   on one network loses that network's share, not everything.
 - Volume, surface and worst class, because quantization that keeps the mean can lose a small organ altogether: then
   the third part, and with it the bundle's share, is 0.
-- Cut at 1, because a gain over FP32 is noise of the test set and must not pay for a loss elsewhere.
-- Bits, size and latency stand beside the score, not in it: how much DSC a millisecond is worth is the user's to say.
-  Compare scores of one number of bits, or read them against the bits.
+- Clipped at 1, because a gain over FP32 is noise of the test set and must not pay for a loss elsewhere.
+- Bits, size and latency stand beside the score, not in it: what a millisecond is worth is for the user to decide.
+  Compare schemes of the same number of bits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SchemeScore:
         dice_kept, surface_dice_kept, worst_class_kept: means of the parts over bundles, 0 to 1.
         bundles: how many went in; compare scores of the same bundles only.
         weight_bits, activation_bits: of the scheme.
-        size_ratio, latency_ratio: geometric means over bundles of the cell's over FP32's on torch.
+        size_ratio, latency_ratio: geometric means over bundles, relative to FP32 on torch.
     """
 
     scheme: str
@@ -50,7 +50,7 @@ class SchemeScore:
 
 
 def score_schemes(records: list[EvaluationRecord]) -> list[SchemeScore]:
-    """The score of every scheme and backend, best first, NaN last; cells without their FP32 cell do not count."""
+    """The score of every scheme and backend, best first, NaN last; records without their FP32 record do not count."""
     references = {(r.bundle, r.split): r for r in records if (r.scheme, r.backend) == REFERENCE}
     pairs = defaultdict(list)
     for record in records:
@@ -79,8 +79,11 @@ def _score_scheme(scheme: str, backend: str, cells: list[tuple[EvaluationRecord,
 
 
 def kept_parts(record: EvaluationRecord, reference: EvaluationRecord) -> tuple[float, float, float]:
-    """DSC, NSD and worst class's DSC of a cell over FP32's, each 0 to 1; NaN where FP32 has none."""
-    classes = [_kept(record.dice["per_class"][name], dice) for name, dice in reference.dice["per_class"].items()]
+    """DSC, NSD and worst class's DSC over FP32's, each 0 to 1; NaN where either is missing or their classes differ."""
+    found, wanted = record.dice["per_class"], reference.dice["per_class"]
+    if found.keys() != wanted.keys():
+        return (math.nan,) * 3
+    classes = [_kept(found[name], dice) for name, dice in wanted.items()]
     return (
         _kept(record.dice["mean"], reference.dice["mean"]),
         _kept(record.surface_dice["mean"], reference.surface_dice["mean"]),

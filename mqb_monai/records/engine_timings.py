@@ -1,6 +1,6 @@
-"""What the engines of one bundle on one machine weigh and take, and how they stand to the simulation.
+"""Size and latency of one bundle's engines on one machine, and how far they are from the simulation.
 
-RUNS/engines/<bundle>.<backend>.json, renamed into place once complete. What there is no figure for is ``null``.
+RUNS/engines/<bundle>.<backend>.json, renamed into place once complete. A figure that does not exist is ``null``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class EngineTiming:
         engine: its name, as ``TensorRT INT8 + FP16``.
         kind: ``fp32``, ``int8``, or what a float engine computes in.
         latency_ms: median of one window.
-        speedup: of it against the same backend in FP32.
+        speedup: against the same backend in FP32.
         size_mb: of its folder, 10^6 bytes; None for torch, which has none.
         build_s: seconds of exporting, checking, compiling and saving; None for torch.
         worst_share: least share of a quantized layer's outputs within one step of the simulation; None where nothing is
@@ -49,16 +49,16 @@ class EngineTiming:
 
 @dataclass(frozen=True)
 class EngineTimings:
-    """The engines of one bundle, timed in turns.
+    """The engines of one bundle, timed in interleaved rounds.
 
     Attributes:
         bundle, backend, scheme: names; the scheme is that of the INT8 engines.
         device: name of the GPU or CPU.
         threads: of the CPU; None for a GPU.
         input_shape: one window, ``[B, C, H, W, D]``.
-        repeats: turns that the medians are of.
+        repeats: rounds that the medians are taken over.
         weights: ``trained`` or ``random``; latency and size do not depend on them.
-        published: what selects the studies' rows of the same pair, as in
+        published: selects the studies' rows of the same pair, as in
             :class:`mqb_monai.records.evaluation.EvaluationRecord`.
         engines: torch FP32 first.
         versions: of packages and machine.
@@ -93,7 +93,7 @@ def read_timings(path: str | os.PathLike) -> EngineTimings:
     """The record at ``path``.
 
     Raises:
-        InputError: no such file, a damaged one, or one of another format or version.
+        InputError: the file is missing, damaged, or of another format or version.
     """
     return read_record(path, EngineTimings, FORMAT, FORMAT_VERSION)
 
@@ -108,7 +108,7 @@ def published_engine(record: EngineTimings, row: EngineTiming) -> tuple[float, f
 
 
 def timings_table(records: Iterable[EngineTimings]) -> str:
-    """A line for each engine, in aligned columns; ``--`` where there is no figure."""
+    """One line per engine, in aligned columns; ``--`` where a figure does not exist."""
     return aligned(HEADER, [_cells(record, row) for record in records for row in record.engines], left=2)
 
 

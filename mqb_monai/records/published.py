@@ -1,8 +1,8 @@
-"""What the study and its companion published, carried as data, and the table of one bundle's rows in it.
+"""The published figures of the study and its companion, and the table of one bundle's rows.
 
 Sources: MedQuanBench's README (``medquanbench.json``, 119 rows: DSC and NSD under simulated quantization) and MedPTQ's
 README, arXiv:2501.17343 (``medptq.json``, 7 rows: TensorRT engines, INT8 against FP32). Relative drops are computed
-from the scores: two of the printed ones do not follow from them.
+from the scores: two of the printed ones disagree with them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GRANULARITIES = {
     "Adaptive stratification": "adaptive",
 }
 _SCORES_HEADER = ("scheme", "DSC published", "drop", "NSD published", "drop", "DSC reproduced", "NSD reproduced")
-# MedPTQ's columns: what they are -> (prefix, suffix) of the names around "fp32" and "int8".
+# MedPTQ's columns: title to (prefix, suffix) of the names around "fp32" and "int8".
 _ENGINE_COLUMNS = {"DSC": ("dsc", ""), "MB": ("size", "_mb"), "ms": ("latency", "_ms")}
 _ENGINES_HEADER = ("engine", *(f"{name} {kind}" for kind in ("published", "reproduced") for name in _ENGINE_COLUMNS))
 
@@ -36,7 +36,7 @@ def published_rows(study: str, **wanted: Any) -> list[dict[str, Any]]:
         wanted: column to value, as ``architecture="STU-Net-B", dataset="BTCV"``.
 
     Raises:
-        InputError: an unknown study, or a column that it does not have.
+        InputError: an unknown study or column.
     """
     if study not in STUDIES:
         raise InputError(f"unknown study {study!r}: expected {' or '.join(STUDIES)}.")
@@ -59,11 +59,11 @@ def published_tables(pairs: Sequence[Mapping[str, Any]]) -> str:
     """Return Markdown tables of the published rows of one bundle, with empty columns for what is not reproduced.
 
     Args:
-        pairs: each ``{"study": ..., <column>: <value>, ...}`` selects rows as :func:`published_rows`; none gives a
+        pairs: each ``{"study": ..., <column>: <value>, ...}`` selects rows as :func:`published_rows`; no pair gives a
             sentence that says so.
 
     Raises:
-        InputError: a pair that selects nothing.
+        InputError: a pair selects nothing.
     """
     if not pairs:
         return "Neither MedQuanBench nor MedPTQ publishes figures for this pair."

@@ -157,7 +157,7 @@ def read_sensitivity(path: str | os.PathLike) -> SensitivityRecord:
     """The record at ``path``.
 
     Raises:
-        InputError: no such file, a damaged one, or one of another format or version.
+        InputError: the file is missing, damaged, or of another format or version.
     """
     return read_record(path, SensitivityRecord, FORMAT, FORMAT_VERSION)
 

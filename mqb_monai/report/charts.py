@@ -175,7 +175,7 @@ def organ_figure(group: Group) -> Figure | None:
             legend=alt.Legend(
                 title="drop, %" if group.labelled else "difference, %",
                 orient="bottom",
-                values=[-100, -25, 0, 25, 100],
+                values=[-100, -25, 0, 25, 100] if group.labelled else [0, 25, 100],
                 gradientLength=220,
             ),
         ),

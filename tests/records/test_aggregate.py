@@ -51,3 +51,10 @@ def test_score_schemes_of_nan_is_nan_and_last(make_evaluation):
     ]
     assert [score.scheme for score in score_schemes(records)] == ["fp32", "w8a8_engine", "w4a4_engine"]
     assert math.isnan(score_schemes(records)[-1].score)
+
+
+def test_kept_parts_of_other_classes_are_nan(make_evaluation):
+    """A record that lacks a class must not score as if it had kept it."""
+    reference = with_classes(make_evaluation, "fp32", {"liver": 0.8, "gallbladder": 0.8})
+    record = with_classes(make_evaluation, "w4a4_engine", {"liver": 0.8})
+    assert all(math.isnan(part) for part in kept_parts(record, reference))

@@ -31,11 +31,15 @@ def browser(written, tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with webdriver.Chrome(options=options, service=Service(DRIVER)) as driver:
         driver.set_window_size(1280, 900)
-        driver.get(written.page.as_uri())
-        deadline = time.time() + 60
-        while driver.execute_script(READY) < driver.execute_script(CHARTS) and time.time() < deadline:
-            time.sleep(0.1)
+        open_page(driver, written)
         yield driver
+
+
+def open_page(driver, report) -> None:
+    driver.get(report.page.as_uri())
+    deadline = time.time() + 60
+    while driver.execute_script(READY) < driver.execute_script(CHARTS) and time.time() < deadline:
+        time.sleep(0.1)
 
 
 def rows(browser) -> list[list[str]]:
@@ -112,10 +116,12 @@ def test_a_cells_link_opens_its_command(browser):
     assert target.text.startswith("python -m mqb_monai bench run")  # text is empty where it cannot be seen
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_fits_its_window(browser, width):
+def set_width(browser, width: int) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def assert_fits(browser, width: int) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     too_wide = """return [...document.querySelectorAll("[data-chart] svg.marks")]
         .filter((chart) => chart.getBoundingClientRect().right > innerWidth).length"""
@@ -123,3 +129,22 @@ def test_page_fits_its_window(browser, width):
     while browser.execute_script(too_wide) and time.time() < deadline:
         time.sleep(0.1)  # Vega draws again when the window's width changes
     assert browser.execute_script(too_wide) == 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_fits_its_window(browser, width):
+    set_width(browser, width)
+    assert_fits(browser, width)
+
+
+def test_page_of_a_third_party_bundle_works_and_fits(browser, third_party_report):
+    """It comes last: the browser leaves the other page."""
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(browser, third_party_report)
+    assert browser.execute_script(READY) == browser.execute_script(CHARTS) == 2 and browser.get_log("browser") == []
+    browser.find_element("css selector", "#agreement-table tbody a").send_keys(Keys.ENTER)
+    assert browser.execute_script("return document.querySelector(':target').textContent").startswith("The command")
+    for width in (1280, 500):
+        set_width(browser, width)
+        assert_fits(browser, width)

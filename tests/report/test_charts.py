@@ -11,7 +11,8 @@ from mqb_monai.report.scores import Group, by_bundle
 from mqb_monai.report.sensitivity_charts import sensitivity_figures
 from mqb_monai.report.shift_charts import shift_figures
 
-from .conftest import BUNDLES, CELLS, THIRD_PARTY, make_cell, make_sensitivity, make_shift, make_third_party
+from .conftest import BUNDLES, CELLS, THIRD_PARTY, make_cell, make_third_party
+from .made_analyses import make_sensitivity, make_shift
 
 
 def values(figure) -> list[dict]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,13 +10,18 @@ from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation_files import write_evaluation
 from mqb_monai.report.page import breakable, fixed, tint, write_report
 
-from .conftest import CASES, THIRD_PARTY, make_slices, make_third_party, write_cell
+from .conftest import THIRD_PARTY, make_third_party, write_cell
+from .made_analyses import CASES
 
 
 @pytest.fixture(scope="module")
 def html(written) -> str:
     """The page without its scripts."""
-    return re.sub(r"<script>.*?</script>", "", written.page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return without_scripts(written)
+
+
+def without_scripts(report) -> str:
+    return re.sub(r"<script>.*?</script>", "", report.page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def table(html: str, identity: str) -> str:
@@ -55,17 +59,9 @@ def test_page_without_engines_has_no_such_section(tmp_path, cell):
 
 
 @pytest.fixture(scope="module")
-def third_party(tmp_path_factory) -> tuple[str, list[str]]:
-    """The page, without its scripts, of a third-party bundle's eval folder without labels; names of its PNGs."""
-    folder = tmp_path_factory.mktemp("third party")
-    for row in THIRD_PARTY:
-        record = make_third_party(*row, ["left kidney", "spleen"], ["patient 1/ct"])
-        path = write_evaluation(folder / "eval" / "-".join(row[:2]), record)
-        if record.overlays:
-            np.savez_compressed(path.parent / "slices.npz", **make_slices(2, 0.1))
-    written = write_report(folder / "eval", folder / "report")
-    html = re.sub(r"<script>.*?</script>", "", written.page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return html, [path.name for path in written.pngs]
+def third_party(third_party_report) -> tuple[str, list[str]]:
+    """The page of a third-party bundle without its scripts, and the names of its PNGs."""
+    return without_scripts(third_party_report), [path.name for path in third_party_report.pngs]
 
 
 def test_page_without_labels_shows_agreement_and_no_dsc_of_the_task(third_party):

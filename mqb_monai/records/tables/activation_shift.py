@@ -5,14 +5,11 @@ python -m mqb_monai.records.tables.activation_shift RECORD.json [--rows 20]
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 
-from mqb_monai.errors import InputError
 from mqb_monai.records.activation_shift import LayerShift, ShiftRecord, read_shift, summarize_outliers
-from mqb_monai.records.tables import aligned
+from mqb_monai.records.tables import aligned, print_record
 
 HEADER = (
     *("input of", "kind", "max|x| fp32", "quantized", "kurtosis fp32", "quantized"),
@@ -75,14 +72,7 @@ def _number(value: float, form: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", help="a file of activation_shift/<bundle>.<scheme>.json")
-    parser.add_argument("--rows", type=int, default=0, help="layers to show; 0 for all")
-    options = parser.parse_args(arguments)
-    try:
-        print(format_shift(read_shift(options.record), options.rows))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    print_record(__doc__, read_shift, format_shift, arguments)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,11 @@ python -m mqb_monai.records.tables.sensitivity RECORD.json [--rows 20]
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 
-from mqb_monai.errors import InputError
 from mqb_monai.records.sensitivity import SensitivityRecord, mean_scores, read_sensitivity
-from mqb_monai.records.tables import aligned
+from mqb_monai.records.tables import aligned, print_record
 
 _SINGLE = ("alone: error", "labels", "DSC drop", "left out: error", "DSC gain")
 LEGEND = (
@@ -107,14 +104,7 @@ def _number(value: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", help="a file of sensitivity/<bundle>.<scheme>.json")
-    parser.add_argument("--rows", type=int, default=0, help="layers to show; 0 for all")
-    options = parser.parse_args(arguments)
-    try:
-        print(format_sensitivity(read_sensitivity(options.record), options.rows))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    print_record(__doc__, read_sensitivity, format_sensitivity, arguments)
 
 
 if __name__ == "__main__":

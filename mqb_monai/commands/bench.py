@@ -94,11 +94,7 @@ def table(*, out: str, format: str = "text", per: str = "cell") -> None:
     """Print the finished evaluations: scores, drops with intervals and p values, bits, size, latency, memory.
 
     Args:
-<<<<<<< HEAD
         out: the folder of records: of a grid, a bundle's eval folder, or one evaluation's folder.
-=======
-        out: the folder of records: of a grid, a bundle's eval folder, or of one evaluation.
->>>>>>> records
         format: text, csv, markdown or latex.
         per: cell, or scheme: one score for each scheme over all bundles, with its parts.
     """

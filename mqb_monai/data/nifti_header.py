@@ -154,9 +154,8 @@ def _contradictions(
         apart = np.linalg.norm((sform - qform) @ corners, axis=0).max()
         if apart > 0.1 * edges.min():
             codes = f"sform_code {int(header['sform_code'])}, qform_code {int(header['qform_code'])}"
-            return [
-                f"{path}: header fields srow (sform) and quatern (qform) disagree by {apart:.3g} mm ({codes}): the sform is taken."
-            ]
+            fields = f"header fields srow (sform) and quatern (qform) disagree by {apart:.3g} mm ({codes})"
+            return [f"{path}: {fields}: the sform is taken."]
         return []
     axes = min(int(header["dim"][0]), 3)
     if not _pixdim_problem(header) and not np.allclose(header["pixdim"][1 : axes + 1], edges[:axes], rtol=1e-2):

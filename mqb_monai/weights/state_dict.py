@@ -62,6 +62,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike, keys: Iterable[str
     """
     mapped = map_weights(read_weights(path, keys).state, network, path)
     for name, reason in mapped.left_out.items():
-        notice(f"{path}: left out {name}: {reason}.")
+        notice(f"{path}: left out {name} ({reason}).")
     network.load_state_dict(mapped.state)
     return network

@@ -78,7 +78,7 @@ def _parse(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}. Mend the file at that place.") from error
+        raise InputError(f"{path} is not valid JSON: {error}. Fix the file at that place.") from error
     except OSError as error:
         raise InputError(f"could not read {path}: {error.strerror or error}. Check the file's permissions.") from error
     if not isinstance(content, dict):

@@ -94,7 +94,7 @@ def read_on_grid(path: Path, grid: nib.spatialimages.SpatialImage, num_classes: 
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise _unreadable(path, error) from error
     _check_numbers(array, num_classes, str(path))
-    return array
+    return np.round(array) if array.dtype.kind == "f" else array  # scaled files store 1 as 0.99999
 
 
 def _check_numbers(array: np.ndarray, num_classes: int, name: str) -> None:

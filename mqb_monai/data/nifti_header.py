@@ -154,11 +154,12 @@ def _contradictions(
         apart = np.linalg.norm((sform - qform) @ corners, axis=0).max()
         if apart > 0.1 * edges.min():
             codes = f"sform_code {int(header['sform_code'])}, qform_code {int(header['qform_code'])}"
-            return [f"{path}: header fields srow (sform) and quatern (qform) disagree by {apart:.3g} mm ({codes})."]
+            fields = f"header fields srow (sform) and quatern (qform) disagree by {apart:.3g} mm ({codes})"
+            return [f"{path}: {fields}: the sform is taken."]
         return []
     axes = min(int(header["dim"][0]), 3)
     if not _pixdim_problem(header) and not np.allclose(header["pixdim"][1 : axes + 1], edges[:axes], rtol=1e-2):
         stated = ", ".join(f"{value:.4g}" for value in header["pixdim"][1 : axes + 1])
         given = ", ".join(f"{edge:.4g}" for edge in edges)
-        return [f"{path}: header field pixdim says {stated} mm, srow (sform) {given} mm."]
+        return [f"{path}: header field pixdim says {stated} mm, srow (sform) {given} mm: the sform is taken."]
     return []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
-from functools import cache
 
 import nibabel as nib
 import numpy as np
@@ -19,8 +17,8 @@ from monai.utils.type_conversion import convert_to_numpy
 from mqb_monai.data.checks import affine_problem, check_finite, check_spatial_shape
 from mqb_monai.data.nifti_header import NiftiHeader, read_nifti_header
 from mqb_monai.errors import InputError
+from mqb_monai.system.notice import notice
 
-logger = logging.getLogger(__name__)
 PathOrPaths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
@@ -140,10 +138,4 @@ def _place(volume: MetaTensor, affine: np.ndarray) -> None:
 
 def _say(header: NiftiHeader) -> None:
     for sentence in header.warnings:
-        _warn_once(sentence)
-
-
-@cache
-def _warn_once(sentence: str) -> None:
-    """A training reads each file once an epoch."""
-    logger.warning(sentence)
+        notice(sentence)

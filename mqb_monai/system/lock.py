@@ -65,7 +65,7 @@ def _is_free(path: Path) -> bool:
     try:
         with FileLock(path, timeout=0):
             return True
-    except Timeout:
+    except (Timeout, OSError):  # held, or in a folder that only its owner may write to
         return False
 
 

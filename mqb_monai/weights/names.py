@@ -118,7 +118,7 @@ def _without_prefix(
     left_out: dict[str, str] = {}
     for name, tensor in state.items():
         if not name.startswith(prefix):
-            left_out[name] = f"beside the network, whose names begin with {prefix}"
+            left_out[name] = f"beside the network, whose names begin with '{prefix}'"
             continue
         own = own_name(name.removeprefix(prefix), expected)
         if own in mapped:

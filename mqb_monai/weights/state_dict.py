@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -12,10 +11,9 @@ import torch
 from torch import nn
 
 from mqb_monai.system.files import atomic_path
+from mqb_monai.system.notice import notice
 from mqb_monai.weights.file import read_weights
 from mqb_monai.weights.names import map_weights
-
-logger = logging.getLogger(__name__)
 
 
 def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
@@ -52,7 +50,7 @@ def torch_bytes(content: Any) -> bytes:
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike, keys: Iterable[str] = ()) -> nn.Module:
-    """Load a weights file strictly into ``network``, and return the network. What is left out is logged by name.
+    """Load a weights file strictly into ``network``, and return the network. What is left out is said on stderr.
 
     Args:
         network: gets the weights, cast to its own dtypes.
@@ -64,6 +62,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike, keys: Iterable[str
     """
     mapped = map_weights(read_weights(path, keys).state, network, path)
     for name, reason in mapped.left_out.items():
-        logger.warning("%s: left out %s: %s", path, name, reason)
+        notice(f"{path}: left out {name} ({reason}).")
     network.load_state_dict(mapped.state)
     return network

@@ -62,7 +62,7 @@ def test_load_datalist_names_a_missing_dataset_json(tmp_path):
 
 def test_load_datalist_says_where_json_is_broken(tmp_path):
     (tmp_path / "dataset.json").write_text('{"test": [')
-    with pytest.raises(InputError, match=r"dataset\.json is not valid JSON: .*line 1 column.*Mend the file"):
+    with pytest.raises(InputError, match=r"dataset\.json is not valid JSON: .*line 1 column.*Fix the file"):
         load_datalist(tmp_path, "test")
 
 

@@ -90,3 +90,17 @@ def test_open_volume_refuses_a_time_series_and_a_missing_file(tmp_path, write_ni
         open_volume(path)
     with pytest.raises(InputError, match=r"could not read .*gone\.nii\.gz"):
         open_volume(tmp_path / "gone.nii.gz")
+
+
+def test_merge_masks_counts_a_mask_stored_with_rounding_noise(tmp_path, image, write_nifti):
+    mask = write_nifti(tmp_path / "mask.nii.gz", box(2, 4, 0.99996, np.float32))
+    merge_masks(image, {3: mask}, tmp_path / "label.nii.gz")
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "label.nii.gz").dataobj), 3 * box(2, 4))
+
+
+def test_open_volume_refuses_lengths_in_metres(tmp_path):
+    nifti = nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.diag([0.001, 0.001, 0.001, 1]))
+    nifti.header.set_xyzt_units("meter")
+    nib.save(nifti, tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"a\.nii\.gz: header field xyzt_units says metre, expected mm"):
+        open_volume(tmp_path / "a.nii.gz")

@@ -127,11 +127,14 @@ def test_load_weights_finds_the_state_dict(network, tmp_path, wrapper):
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.module.", "model.", "net._orig_mod.", "a.module.b."])
-def test_load_weights_takes_a_prefix_off_and_says_what_stands_beside_it(network, tmp_path, prefix, caplog):
+def test_load_weights_takes_a_prefix_off_and_says_what_stands_beside_it(network, tmp_path, prefix, capsys):
     state = prefixed(network.state_dict(), prefix) | {"loss.class_weight": torch.ones(2)}
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.5.0"}, tmp_path / "a.ckpt")
     assert equal(load_weights(Aliased(), tmp_path / "a.ckpt"), network)
-    assert f"left out loss.class_weight: beside the network, whose names begin with {prefix}" in caplog.text
+    assert (
+        f"left out loss.class_weight (beside the network, whose names begin with '{prefix}')."
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -62,7 +62,7 @@ def test_write_abdomenatlas_splits_by_the_last_digit(atlas, tmp_path):
     assert names == {"validation": ["02"], "calibration": ["03"], "test": ["01", "10"]}
 
 
-def test_write_abdomenatlas_makes_a_larger_download_anew(atlas, tmp_path):
+def test_write_abdomenatlas_makes_a_larger_download_again(atlas, tmp_path):
     write_abdomenatlas(tmp_path / "out", atlas, progress=False)
     assert write_abdomenatlas(tmp_path / "out", atlas, progress=False) == tmp_path / "out" / "dataset.json"
     shutil.copytree(atlas / CASES[0], atlas / "BDMAP_00000011")

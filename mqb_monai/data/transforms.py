@@ -69,6 +69,7 @@ class CheckVolumesd(MapTransform):
         spatial_dims: number of spatial axes expected.
         label_key: which of ``keys`` is the label map; all others are images.
         allow_missing_keys: skip a key that is not there.
+        ignore_label: a value that the label may hold besides the classes; 0: none.
 
     Raises:
         InputError: naming the file (the meta entry ``filename_or_obj``) or, where it is unknown, the key.
@@ -81,9 +82,11 @@ class CheckVolumesd(MapTransform):
         spatial_dims: int = 3,
         label_key: str = "label",
         allow_missing_keys: bool = False,
+        ignore_label: int = 0,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.num_classes = num_classes
+        self.ignore_label = ignore_label
         self.spatial_dims = spatial_dims
         self.label_key = label_key
 
@@ -104,7 +107,8 @@ class CheckVolumesd(MapTransform):
         array = convert_to_numpy(value)
         check_finite(array, name)
         if key == self.label_key:
-            check_label_values(array, self.num_classes, name)
+            known = array[np.abs(array - self.ignore_label) > 0.5] if self.ignore_label else array
+            check_label_values(known, self.num_classes, name)
 
     def _check_pair(self, key: Hashable, image: object, label: object) -> None:
         names = _file_name(key, image), _file_name(self.label_key, label)

@@ -83,7 +83,7 @@ def score_case(
     if fp32 is not None:
         overlap_fp32, surface_fp32 = scoring.overlap(pred, fp32, spacing_mm)
         before = volumes_ml(fp32, len(scoring.class_names), spacing_mm)
-        change = [after - reference for after, reference in zip(volumes, before, strict=True)]
+        change = [round(after - reference, 6) for after, reference in zip(volumes, before, strict=True)]
     columns = (scoring.class_names, overlap, surface, overlap_fp32, surface_fp32, volumes, change)
     return [CaseScore(name, number, *row) for number, row in enumerate(zip(*columns, strict=True), start=1)]
 
@@ -94,7 +94,8 @@ def volumes_ml(label_map: np.ndarray, num_classes: int, spacing_mm: Sequence[flo
         counts = label_map.reshape(len(label_map), -1).sum(axis=1)
     else:
         counts = np.bincount(label_map.ravel(), minlength=num_classes + 1)[1 : num_classes + 1]
-    return (counts * math.prod(spacing_mm) / MM3_PER_ML).tolist()
+    # To a thousandth of a mm³: more is noise of a header's float32 spacing.
+    return (counts * math.prod(spacing_mm) / MM3_PER_ML).round(6).tolist()
 
 
 def equal_labels(pred: np.ndarray, fp32: np.ndarray | None) -> float:

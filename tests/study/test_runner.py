@@ -188,8 +188,9 @@ def test_a_broken_image_fails_the_cells_of_its_bundle_with_one_sentence(expand, 
     content = {**content, "test": [{"image": str(broken), "label": str(dataset / content["test"][0]["label"])}]}
     content["calibration"] = [{"image": str(dataset / case["image"])} for case in content["calibration"]]
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    report = run_here(dataclasses.replace(grid, cells=tuple(
-        dataclasses.replace(cell, source=case_source(dataset_dir=str(tmp_path))) for cell in grid.cells)), settings)  # fmt: skip
+    source = case_source(dataset_dir=str(tmp_path))
+    cells = tuple(dataclasses.replace(cell, source=source) for cell in grid.cells)
+    report = run_here(dataclasses.replace(grid, cells=cells), settings)
     assert set(report.failed) == {FP32, W8A8} and "broken.nii.gz" in report.failed[FP32]
 
 

@@ -147,35 +147,29 @@ def _grouped_channels(option: str, patterns: Sequence[str], channels: int | None
     numbered: dict[str, list[str]] = {}
     for file, stem in stems.items():
         numbered.setdefault(CHANNEL.sub("", stem), []).append(file)
-    groups: dict[str, list[str]] = {}
+    groups: list[tuple[str, list[str]]] = []
     for base, members in numbered.items():
         suffixes = [int(match[1]) if (match := CHANNEL.search(stems[file])) else None for file in members]
-        if suffixes == list(range(len(members))):
-            groups[base] = members
+        if suffixes in ([None], list(range(len(members)))):
+            groups.append((base, members))
         elif (None in suffixes and len(members) > 1) or 0 in suffixes:
             raise InputError(
                 f"--{option}: {_listed(members)}: expected the channels of one case as {base}_0000, {base}_0001, ... "
                 "without a gap, or one file. Rename them, or pass --datalist FILE."
             )
         else:  # numbers of cases, not of channels
-            groups |= {stems[file]: [file] for file in members}
-    wrong = [file for members in groups.values() if channels and len(members) not in (1, channels) for file in members]
+            groups += [(stems[file], [file]) for file in members]
+    wrong = [file for _, members in groups if channels and len(members) not in (1, channels) for file in members]
     if wrong:
         raise InputError(
             f"--{option}: expected {channels} channel(s) for each case, got {_listed(wrong)}. Give every channel as a "
             "file of its own (_0000, _0001, ...) or all of them in one."
         )
-    return _without_twins(option, groups, stems)
-
-
-def _without_twins(option: str, groups: dict[str, list[str]], stems: dict[str, str]) -> dict[str, list[str]]:
-    """Refuse files of one stem (``a.nii`` beside ``a.nii.gz``): they would be one case."""
-    for members in groups.values():
-        if len({stems[file] for file in members}) < len(members):
-            raise InputError(
-                f"--{option}: {_listed(members)} would be one case: keep one of them, or narrow the pattern."
-            )
-    return groups
+    names = [name for name, _ in groups]
+    twins = [file for name, members in groups if names.count(name) > 1 for file in members]  # a_0002.nii, a_0002.nii.gz
+    if twins:
+        raise InputError(f"--{option}: {_listed(twins)} would be one case: keep one of them, or narrow the pattern.")
+    return dict(groups)
 
 
 def _paired(images: dict[str, list[str]], labels: dict[str, list[str]]) -> dict[str, str]:

@@ -45,11 +45,10 @@ class BundleConfig:
         self.files = tuple(files)
         self.name = " and ".join(map(str, files))
         try:
+            for path in files:
+                if not isinstance(found := ConfigParser.load_config_file(str(path)), dict):
+                    raise InputError(f"{path} must hold a mapping of names to definitions, got {type(found).__name__}.")
             config = ConfigParser.load_config_files([str(path) for path in files])
-            if not isinstance(config, dict):
-                raise InputError(
-                    f"{self.name} must hold a mapping of names to definitions, got {type(config).__name__}."
-                )
             self.parser = ConfigParser({**config, "bundle_root": str(root), "_meta_": metadata})
             self.parser.resolve_macro_and_relative_ids()
             self.parser.set(_for_device(self.parser.get(), device))

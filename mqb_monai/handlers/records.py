@@ -13,6 +13,7 @@ from monai.data.utils import affine_to_spacing
 from torch import nn
 
 from mqb_monai.bundle.cases import case_names
+from mqb_monai.bundle.entry_point import entry_point
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.scores import Scoring, label_map, score_case
 from mqb_monai.evaluation.settings import require_tolerance, require_truth, utc_now
@@ -42,8 +43,12 @@ class RecordsHandler:
         num_classes: of the network, with the background.
         tolerance_mm, use_subvoxels, ignore_label: as :class:`mqb_monai.evaluation.scores.Scoring`; an ``ignore_label``
             of 0 is none.
+
+    Raises:
+        SystemExit: another number of names than classes; options of another kind.
     """
 
+    @entry_point  # MONAI wraps what a handler raises while the config is built
     def __init__(
         self,
         output_dir: str,
@@ -88,7 +93,7 @@ class RecordsHandler:
         for item in engine.state.output:
             pred, label = (label_map(item[key]).numpy() for key in ("pred", "label"))
             spacing_mm = [float(size) for size in affine_to_spacing(item["label"].affine, r=label.ndim)]
-            name = str(item["label"].meta["filename_or_obj"])
+            name = str(item["image" if "image" in item else "label"].meta["filename_or_obj"])  # a case is its image
             scores = score_case(name, pred, label, None, spacing_mm, self.scoring)
             self._cases.append(self._record(name, scores, spacing_mm))
 

@@ -84,15 +84,20 @@ def bundle(rendered_bundle, tmp_path):
 
 
 @pytest.fixture
-def settings(tmp_path, dataset):
-    runs = tmp_path / "runs"
-    return Settings(runs=runs, data=str(dataset), out=str(runs), repeats=1, progress=False)
+def settings():
+    return Settings(repeats=1, progress=False)
 
 
 @pytest.fixture
-def expand(bundle, dataset):
-    """``expand(schemes, backends)``: the grid of the tiny bundle."""
-    return lambda schemes, backends=("torch",): expand_grid([str(bundle)], schemes, backends, dataset)
+def runs(tmp_path):
+    """The folder of records."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def expand(bundle, dataset, runs):
+    """``expand(schemes, backends)``: the grid of the tiny bundle, its records in ``runs``."""
+    return lambda schemes, backends=("torch",): expand_grid([str(bundle)], schemes, backends, dataset, runs)
 
 
 @pytest.fixture(autouse=True)

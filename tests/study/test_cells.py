@@ -35,40 +35,40 @@ def test_expand_grid_leaves_out_what_a_backend_cannot_run_and_says_why(expand):
 
 
 def test_expand_grid_with_nothing_left_to_run_is_an_error_with_the_reasons(expand):
-    with pytest.raises(InputError, match=r"nothing to run.*\n.*w4a4_adaptive\.openvino\.test: scheme 'w4a4_adaptive'"):
+    with pytest.raises(InputError, match="nothing to run: scheme 'w4a4_adaptive' cannot run as an INT8 engine"):
         expand(["w4a4_adaptive"], ["openvino"])
 
 
-def test_expand_grid_finds_the_data_by_the_name_in_the_catalog(bundle, dataset):
-    grid = expand_grid([str(bundle)], ["fp32"], ["torch"], dataset.parent)
-    assert grid.cells[0].dataset_dir == dataset.resolve()
+def test_expand_grid_finds_the_data_by_the_name_in_the_catalog(bundle, dataset, runs):
+    grid = expand_grid([str(bundle)], ["fp32"], ["torch"], dataset.parent, runs)
+    assert grid.cells[0].source.dataset_dir == str(dataset.resolve())
 
 
-def test_expand_grid_takes_patterns_and_leaves_out_bundles_without_weights(bundle, dataset):
+def test_expand_grid_takes_patterns_and_leaves_out_bundles_without_weights(bundle, dataset, runs):
     other = shutil.copytree(bundle, bundle.parent / "nnunet_untrained")
     (other / "models" / "model.pt").unlink()
-    grid = expand_grid(["nnunet_*"], ["fp32"], ["torch"], dataset, root=bundle.parent)
+    grid = expand_grid(["nnunet_*"], ["fp32"], ["torch"], dataset, runs, root=bundle.parent)
     assert [cell.bundle.name for cell in grid.cells] == ["nnunet_hippocampus"]
     assert "no models/model.pt" in grid.left_out["nnunet_untrained"]
 
 
-def test_expand_grid_leaves_out_a_bundle_of_other_classes(bundle, dataset, tmp_path):
+def test_expand_grid_leaves_out_a_bundle_of_other_classes(bundle, dataset, tmp_path, runs):
     content = json.loads((dataset / "dataset.json").read_text()) | {"labels": {"0": "background", "1": "liver"}}
     other = shutil.copytree(dataset, tmp_path / "liver")
     (other / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"segments other classes \(anterior hippocampus, .*names \(liver\)"):
-        expand_grid([str(bundle)], ["fp32"], ["torch"], other)
+        expand_grid([str(bundle)], ["fp32"], ["torch"], other, runs)
 
 
-def test_expand_grid_leaves_out_a_bundle_whose_data_are_not_there(bundle, tmp_path):
+def test_expand_grid_leaves_out_a_bundle_whose_data_are_not_there(bundle, tmp_path, runs):
     with pytest.raises(InputError, match=r"its data are not there: expected .*hippocampus, or dataset\.json in"):
-        expand_grid([str(bundle)], ["fp32"], ["torch"], tmp_path)
+        expand_grid([str(bundle)], ["fp32"], ["torch"], tmp_path, runs)
 
 
-def test_expand_grid_leaves_out_a_bundle_of_somebody_else(bundle, dataset):
+def test_expand_grid_takes_a_bundle_without_evaluate_json(bundle, dataset, runs):
+    """A third-party bundle: its classes are not named, so that they cannot be held against the data set's."""
     (bundle / "configs" / "evaluate.json").unlink()
-    with pytest.raises(InputError, match=r"no configs/evaluate\.json .*only the bundles of this collection"):
-        expand_grid([str(bundle)], ["fp32"], ["torch"], dataset)
+    assert len(expand_grid([str(bundle)], ["fp32"], ["torch"], dataset, runs).cells) == 1
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_expand_grid_leaves_out_a_bundle_of_somebody_else(bundle, dataset):
         (["vnet_*"], r"no bundle matches 'vnet_\*': `python -m mqb_monai list` shows their names"),
     ],
 )
-def test_expand_grid_names_a_missing_bundle(bundle, dataset, bundles, message):
+def test_expand_grid_names_a_missing_bundle(bundle, dataset, bundles, message, runs):
     with pytest.raises(InputError, match=message):
-        expand_grid(bundles, ["fp32"], ["torch"], dataset, root=bundle.parent)
+        expand_grid(bundles, ["fp32"], ["torch"], dataset, runs, root=bundle.parent)
 
 
-def test_expand_grid_refuses_two_bundles_of_one_name(bundle, dataset, tmp_path):
+def test_expand_grid_refuses_two_bundles_of_one_name(bundle, dataset, tmp_path, runs):
     other = shutil.copytree(bundle, tmp_path / "other" / bundle.name)
     with pytest.raises(InputError, match="have one name"):
-        expand_grid([str(bundle), str(other)], ["fp32"], ["torch"], dataset)
+        expand_grid([str(bundle), str(other)], ["fp32"], ["torch"], dataset, runs)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_expand_grid_lists_the_valid_names(expand, schemes, backends, message):
         expand(schemes, backends)
 
 
-def test_expand_grid_without_data_says_so(bundle, tmp_path):
+def test_expand_grid_without_data_says_so(bundle, tmp_path, runs):
     with pytest.raises(InputError, match=r"no data at .*Check --data"):
-        expand_grid([str(bundle)], ["fp32"], ["torch"], tmp_path / "absent")
+        expand_grid([str(bundle)], ["fp32"], ["torch"], tmp_path / "absent", runs)
 
 
 def test_match_names_keeps_the_order_of_the_patterns_and_each_name_once():

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.cell import read_cells
-from mqb_monai.study import ray_runner as ray_engine
+from mqb_monai.records.evaluation_files import SUMMARY, read_evaluations
+from mqb_monai.records.json_file import without_nan
+from mqb_monai.study import ray_runner
+from mqb_monai.study.cells import expand_grid
 from mqb_monai.study.grid import run_here
 from mqb_monai.study.ray_runner import Resources, run_on_ray
 from mqb_monai.study.runner import RunReport
@@ -29,8 +31,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **
 
 
 def comparable(runs):
-    records = read_cells(runs)
-    return {record.id: (record.scores, record.dice, record.surface_dice, record.statistics) for record in records}
+    fields = ("scores", "dice", "surface_dice", "against_fp32", "statistics")
+    records = {record.id: asdict(record) for record in read_evaluations(runs)}
+    return {name: without_nan({key: record[key] for key in fields}) for name, record in records.items()}
 
 
 @pytest.mark.parametrize("wrong", [{"cpus": 0}, {"gpus": -1}, {"retries": -1}])
@@ -45,10 +48,10 @@ def test_run_on_ray_without_ray_says_what_to_install(expand, settings, monkeypat
         run_on_ray(expand(["fp32"]), settings, Resources())
 
 
-def start(settings, bundle, **options):
-    words = {"bundles": str(bundle), "schemes": ",".join(SCHEMES), "data": settings.data, "out": str(settings.runs)}
+def start(runs, dataset, bundle, **options):
+    words = {"bundles": str(bundle), "schemes": ",".join(SCHEMES), "data": str(dataset), "out": str(runs)}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, json.dumps({**words, "engine": "ray", **options})], env=ENVIRONMENT, text=True,
+        [sys.executable, "-c", SCRIPT, json.dumps({**words, "runner": "ray", **options})], env=ENVIRONMENT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -76,30 +79,32 @@ def cluster():
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_nothing(expand, settings, bundle, cluster):
+def test_a_killed_worker_costs_nothing(settings, bundle, cluster, runs, dataset):
     """Oracle: the same grid in this process."""
-    process = start(settings, bundle, address=cluster[0])
-    cases = lambda: list(settings.runs.glob("cells/*w4a4*/cases/*.json"))  # noqa: E731
+    process = start(runs, dataset, bundle, address=cluster[0])
+    cases = lambda: list(runs.glob("cells/*w4a4*/cases/*.json"))  # noqa: E731
     wait_for(cases, process)
-    lock = wait_for(lambda: list(settings.runs.glob("cells/*w4a4*/lock.owner")), process)[0]
+    lock = wait_for(lambda: list(runs.glob("cells/*w4a4*/lock.owner")), process)[0]
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
-    assert not (lock.parent / "record.json").exists(), "the worker was killed too late"
+    assert not (lock.parent / SUMMARY).exists(), "the worker was killed too late"
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    here = replace(settings, runs=settings.runs.with_name("here"))
-    run_here(expand(SCHEMES), here)
-    assert comparable(settings.runs) == comparable(here.runs) and "4 cells run" in output
+    here = runs.with_name("here")
+    run_here(expand_grid([str(bundle)], SCHEMES, ["torch"], dataset, here), settings)
+    assert comparable(runs) == comparable(here) and "4 cells run" in output
 
 
 @pytest.mark.slow
-def test_a_cluster_that_goes_away_is_one_clear_error_and_nothing_is_lost(expand, settings, bundle, cluster):
-    process = start(settings, bundle, address=cluster[0])
-    wait_for(lambda: list(settings.runs.glob("cells/*fp32*/record.json")), process)
+def test_a_cluster_that_goes_away_is_one_clear_error_and_nothing_is_lost(
+    expand, settings, bundle, cluster, runs, dataset
+):
+    process = start(runs, dataset, bundle, address=cluster[0])
+    wait_for(lambda: list(runs.glob("cells/*fp32*/summary.json")), process)
     cluster[1].terminate()
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 1 and "went away after" in output
     assert run_here(expand(SCHEMES), settings).skipped
-    assert len(read_cells(settings.runs)) == 4
+    assert len(read_evaluations(runs)) == 4
 
 
 @pytest.mark.slow
@@ -111,7 +116,7 @@ def test_no_cluster_at_the_address_is_one_clear_error(expand, settings):
 
 def test_a_worker_waits_for_the_lock_of_one_that_died_elsewhere(settings, monkeypatch):
     """Shared storage gives it back after a while."""
-    monkeypatch.setattr(ray_engine, "RETRY_S", 0.0)
+    monkeypatch.setattr(ray_runner, "RETRY_S", 0.0)
     reports = [RunReport(held={"cell": "process 1 on elsewhere"})] * 2 + [RunReport(finished=["cell"])]
-    monkeypatch.setattr(ray_engine, "run_cells", lambda cells, settings: reports.pop(0))
-    assert ray_engine._run_cell("cell", settings).finished == ["cell"]
+    monkeypatch.setattr(ray_runner, "run_cells", lambda cells, settings: reports.pop(0))
+    assert ray_runner._run_cell("cell", settings).finished == ["cell"]

@@ -95,13 +95,6 @@ def test_a_window_that_cannot_be_halved_four_times_is_refused(img_size):
         build(img_size=img_size)
 
 
-def test_inconsistent_widths_are_refused():
-    with pytest.raises(InputError, match=r"five widths.*got \(4, 8\)"):
-        build(features=(4, 8))
-    with pytest.raises(InputError, match="hidden_size 12 must be a multiple of num_heads 5"):
-        build(num_heads=5)
-
-
 def test_another_window_is_refused(x):
     with pytest.raises(InputError, match=r"windows of \(32, 48, 16\).*got \(48, 32, 16\)"):
         build()(x.transpose(2, 3))

@@ -10,7 +10,7 @@ from typing import Any
 
 from fire.decorators import SetParseFns
 
-from mqb_monai.commands.quantize import as_list
+from mqb_monai.commands.quantize import split_commas
 
 
 @SetParseFns(bundles=str, schemes=str, backends=str, data=str, out=str, split=str, engine=str, address=str, root=str)
@@ -56,7 +56,7 @@ def run(
     from mqb_monai.study.grid import run_grid
 
     execute = _engine(engine, address, {"cpus": cpus, "gpus": gpus, "memory_gib": memory_gib, "retries": retries})
-    grid = expand_grid(as_list(bundles), as_list(schemes), as_list(backends), data, split, root or None)
+    grid = expand_grid(split_commas(bundles), split_commas(schemes), split_commas(backends), data, split, root or None)
     settings = Settings(Path(out).expanduser().resolve(), data, out, threads)
     run_grid(grid, settings, shlex.join(["python", "-m", "mqb_monai", *sys.argv[1:]]), execute)
     print(f"records: {out}; see them: python -m mqb_monai bench table --out {shlex.quote(out)}")

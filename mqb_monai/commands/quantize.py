@@ -41,7 +41,7 @@ def quantize(
         images=(images,) if isinstance(images, str) else tuple(images),
         datalist=datalist or None,
         weights=weights or None,
-        exclude=as_list(exclude),
+        exclude=split_commas(exclude),
         out=out or None,
     )
     _print_result(result)
@@ -58,7 +58,7 @@ def _print_result(result: Any) -> None:
     print("  where network is the bundle's network_def with the FP32 weights that it came from")
 
 
-def as_list(value: str | Sequence[str]) -> tuple[str, ...]:
+def split_commas(value: str | Sequence[str]) -> tuple[str, ...]:
     """Return the parts of ``"a,b"``, or of a tuple or list of such strings."""
     texts = (value,) if isinstance(value, str) else value
     return tuple(part.strip() for text in texts for part in str(text).split(",") if part.strip())

@@ -114,7 +114,7 @@ class Observers:
             raise layer_error(name, "it is called inside torch.vmap or torch.func.grad, where data cannot be observed")
         self.calls[name] += x.numel() > 0
         if self._operations is not None:
-            self._operations.reach(x)
+            self._operations.note_follower(x)
         if name in self._observers:
             try:
                 with torch._C.DisableTorchFunction():  # what an observer computes is none of the network's

@@ -67,7 +67,9 @@ def test_get_scheme_passes_schemes_through():
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_get_scheme_says_that_float_is_none(name):
-    with pytest.raises(InputError, match=f"'{name}' can be evaluated but is no quantization scheme.*w8a8_per_tensor"):
+    with pytest.raises(
+        InputError, match=f"'{name}' can be evaluated but is not a quantization scheme.*w8a8_per_tensor"
+    ):
         get_scheme(name)
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import attach_observers
-from mqb_monai.quantization.operations.observers import carries
+from mqb_monai.quantization.operations.observers import keeps_grid
 
 
 class Network(nn.Module):
@@ -236,10 +236,10 @@ def test_other_schemes_have_no_points():
     assert calibrate(Network(add), "w8a8_engine", [torch.randn(2, 3, 4)]).operations == {}
 
 
-def test_carries_by_name():
+def test_keeps_grid_by_name():
     x = torch.ones(1)
-    assert carries(F.leaky_relu_, (x,), {})
-    assert carries(torch.Tensor.__getitem__, (x, 0), {})
-    assert not carries(F.layer_norm, (x, (1,)), {})
-    assert carries(F.interpolate, (x, None, 2, "nearest-exact"), {})
-    assert not carries(F.interpolate, (x, None, 2, "linear"), {})
+    assert keeps_grid(F.leaky_relu_, (x,), {})
+    assert keeps_grid(torch.Tensor.__getitem__, (x, 0), {})
+    assert not keeps_grid(F.layer_norm, (x, (1,)), {})
+    assert keeps_grid(F.interpolate, (x, None, 2, "nearest-exact"), {})
+    assert not keeps_grid(F.interpolate, (x, None, 2, "linear"), {})

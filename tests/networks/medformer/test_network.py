@@ -138,14 +138,10 @@ def test_medformer_runs_under_bfloat16_autocast():
     assert (output - network(x)).square().mean().sqrt() < 0.1 * network(x).std()
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 1, 8, 24, 12), (1, 2, 8, 24, 16), (1, 8, 24, 16), (1, 1, 4, 8, 8)],
-    ids=["no multiple", "channels", "no batch", "one voxel at the lowest resolution"],
-)
-def test_medformer_refuses_an_image_that_it_cannot_take(shape):
-    with pytest.raises(InputError, match=r"\(B, 1, H, W, D\) with H, W, D multiples of 4, 8, 8 .* got \(1, "):
-        small()(torch.zeros(shape))
+def test_medformer_refuses_an_image_that_it_cannot_take():
+    for shape in [(1, 1, 8, 24, 12), (1, 2, 8, 24, 16), (1, 8, 24, 16), (1, 1, 4, 8, 8)]:
+        with pytest.raises(InputError, match=r"\(B, 1, H, W, D\) with H, W, D multiples of 4, 8, 8 .* got \(1, "):
+            small()(torch.zeros(shape))
 
 
 @torch.no_grad()

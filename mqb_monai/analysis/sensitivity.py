@@ -36,7 +36,7 @@ def run_variants(network: ReplayedNetwork, x: torch.Tensor, variants: Sequence[V
     """Yield the output of every variant for one patch ``x``, recording what the next ones are replayed from.
 
     Raises:
-        InputError: an output that is no tensor (a list of deep supervision, say).
+        InputError: an output that is not a tensor (a list of deep supervision, say).
     """
     network.forget()
     for variant in variants:

@@ -24,15 +24,10 @@ class MedPTQUNet(nn.Module):
         in_channels: channels of the image.
         out_channels: classes, background included.
         features: channels of the first stage; each of the four below has twice as many as the one above it.
-
-    Raises:
-        InputError: ``features`` is not a positive integer.
     """
 
     def __init__(self, in_channels: int, out_channels: int, features: int = 16) -> None:
         super().__init__()
-        if not isinstance(features, int) or features < 1:
-            raise InputError(f"MedPTQUNet: features must be a positive integer: got {features!r}")
         self.in_channels = in_channels
         self.inc = _named(double_conv=_two_convolutions(in_channels, features))
         self.down1 = _named(down_conv=_two_convolutions(features, 2 * features, stride=2))

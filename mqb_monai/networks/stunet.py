@@ -73,10 +73,6 @@ class STUNet(nn.Module):
         kernel_sizes: voxels, odd: one number for all, or one entry per stage, each a number or one number per axis.
         deep_supervision: whether ``forward`` returns the outputs of all heads. All heads are built and are in the state
             dict either way; may be set as an attribute at any time.
-
-    Raises:
-        InputError: a size that is not in the table, both ``size`` and ``features`` or neither, a list of another
-            length than the stages ask for, an even kernel, or a number that is not a positive integer.
     """
 
     def __init__(
@@ -92,10 +88,8 @@ class STUNet(nn.Module):
     ) -> None:
         super().__init__()
         features, depths = _choose_size(size, features, depths)
-        strides = _per_axis("strides", strides, len(features) - 1)
-        kernels = _per_axis("kernel_sizes", kernel_sizes, len(features))
-        if any(voxels % 2 == 0 for kernel in kernels for voxels in kernel):
-            raise InputError(f"STUNet: kernel_sizes must be odd: got {kernel_sizes!r}")
+        strides = _per_axis(strides, len(features) - 1)
+        kernels = _per_axis(kernel_sizes, len(features))
         self.in_channels = in_channels
         self.divisors = tuple(math.prod(steps) for steps in zip(*strides, strict=True))
         self.deep_supervision = deep_supervision
@@ -170,36 +164,11 @@ def _upsample(in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.
 
 def _choose_size(size: str | None, features: Any, depths: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The channels and the number of blocks of each stage."""
-    if (size is None) == (features is None) or (size is not None and depths is not None):
-        raise InputError(
-            "STUNet takes either size, or features (and depths) with size=None: "
-            f"got size={size!r}, features={features!r}, depths={depths!r}"
-        )
-    if size is not None and size not in STUNET_SIZES:
-        raise InputError(f"STUNet: there is no size {size!r}; choose from {', '.join(STUNET_SIZES)}")
     if size is not None:
         features, depths = STUNET_SIZES[size]["features"], STUNET_SIZES[size]["depths"]
-    if not isinstance(features, Sequence) or len(features) < 2:
-        raise InputError(f"STUNet: features must list the channels of at least two stages: got {features!r}")
-    stages = len(features)
-    return _integers("features", features, stages), _integers("depths", 1 if depths is None else depths, stages)
+    return tuple(features), ensure_tuple_rep(1 if depths is None else depths, len(features))
 
 
-def _per_axis(name: str, value: Any, count: int) -> list[tuple[int, ...]]:
+def _per_axis(value: Any, count: int) -> list[tuple[int, ...]]:
     """``count`` entries of one number for each spatial axis."""
-    return [_integers(name, entry, 3) for entry in _entries(name, value, count)]
-
-
-def _integers(name: str, value: Any, count: int) -> tuple[int, ...]:
-    numbers = _entries(name, value, count)
-    if not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise InputError(f"STUNet: {name} must be positive integers: got {value!r}")
-    return numbers
-
-
-def _entries(name: str, value: Any, count: int) -> tuple:
-    """``value`` where it has ``count`` entries, a single one repeated."""
-    try:
-        return ensure_tuple_rep(value, count)
-    except ValueError as error:
-        raise InputError(f"STUNet: {name} must be one number or {count} entries here: got {value!r}") from error
+    return [ensure_tuple_rep(entry, 3) for entry in ensure_tuple_rep(value, count)]

@@ -106,8 +106,7 @@ class TransUNet(nn.Module):
     ``forward`` maps an image ``(B, in_channels, *img_size)`` to logits ``(B, out_channels, *img_size)``.
 
     Raises:
-        InputError: a window that is not three positive multiples of 16, ``features`` that are not five, heads that do
-            not divide ``hidden_size``; in ``forward``, an input of another window.
+        InputError: a window that is not three positive multiples of 16; in ``forward``, an input of another window.
     """
 
     def __init__(
@@ -122,7 +121,8 @@ class TransUNet(nn.Module):
         num_layers: int = 12,
     ) -> None:
         super().__init__()
-        _check(img_size, features, hidden_size, num_heads)
+        if len(img_size) != 3 or any(size <= 0 or size % STRIDE for size in img_size):
+            raise InputError(f"TransUNet: img_size must be three positive multiples of {STRIDE}, got {tuple(img_size)}")
         self.img_size = tuple(img_size)
         self.grid = tuple(size // STRIDE for size in img_size)
         f1, f2, f3, f4, f5 = features
@@ -186,12 +186,3 @@ def split_in_proj(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         else:
             split[key] = tensor
     return split
-
-
-def _check(img_size: Sequence[int], features: Sequence[int], hidden_size: int, num_heads: int) -> None:
-    if len(img_size) != 3 or any(size <= 0 or size % STRIDE for size in img_size):
-        raise InputError(f"TransUNet: img_size must be three positive multiples of {STRIDE}, got {tuple(img_size)}")
-    if len(features) != 5:
-        raise InputError(f"TransUNet: features must be five widths, one for each level, got {tuple(features)}")
-    if hidden_size % num_heads:
-        raise InputError(f"TransUNet: hidden_size {hidden_size} must be a multiple of num_heads {num_heads}")

@@ -1,10 +1,8 @@
 """Post-training quantization of a network: scheme -> calibrate -> quantize -> checkpoint.
 
 Read in this order: :mod:`scheme` (what), :mod:`affine` (the maths), :mod:`observers` (ranges), :mod:`modules` (the
-layers), :mod:`swap` (which and where), :mod:`operations` (additions, concatenations and products between the layers),
-:mod:`operation_observers` (which of them), :mod:`operation_points` and :mod:`operation_forward`, :mod:`products` and
-:mod:`coverage` (what is reached), :mod:`calibrate`, :mod:`quantizer` (the main path), :mod:`checkpoint`,
-:mod:`quantize_points` (the result).
+layers), :mod:`layers` (which), :mod:`calibrate`, :mod:`quantizer` (the main path), :mod:`proof`, :mod:`record` and
+:mod:`checkpoint` (the result); :mod:`operations` is about what is computed between the layers.
 """
 
 from mqb_monai.quantization.calibrate import Calibration

@@ -110,9 +110,11 @@ class Observers:
         self._undo.callback(module.register_forward_pre_hook(lambda *_: self._by_call.append(name)).remove)
 
     def _observe(self, name: str, x: torch.Tensor) -> None:
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            raise layer_error(name, "it is called inside torch.vmap or torch.func.grad, where data cannot be observed")
         self.calls[name] += x.numel() > 0
         if self._operations is not None:
-            self._operations.reach(x)
+            self._operations.note_follower(x)
         if name in self._observers:
             try:
                 with torch._C.DisableTorchFunction():  # what an observer computes is none of the network's

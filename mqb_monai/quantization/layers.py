@@ -99,7 +99,10 @@ def select_layers(
     if not possible:
         lines = "".join(f"\n  {name or '(the network itself)'}: {reason}" for name, reason in reasons.items())
         kinds = ", ".join(kind.__name__ for kind in QUANTIZED)
-        raise InputError(f"the network has no quantizable layer (expected any of {kinds}){lines and ':' + lines}")
+        raise InputError(
+            f"the network has no quantizable layer (expected any of {kinds} as a module: functions such as F.conv3d, "
+            f"an exported or a scripted network hold none){lines and ':' + lines}"
+        )
     include, exclude = _patterns(include), _patterns(exclude)
     unmatched = [p for p in (*include, *exclude) if not any(matches(layer.names, [p]) for layer in layers)]
     if unmatched:

@@ -38,7 +38,7 @@ class QuantizationRecord:
         coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
             multiply-adds that is quantized, and by name what stays float outside of layers.
         operations: of every quantize point of operations, by its name: ``operation``, ``operands`` (how many),
-            ``calls`` (of how many such calls in one forward of its module it is one) and ``scale``, a list: one for all
+            ``calls`` (how many of its kind one forward of its module makes) and ``scale``, a list: one for all
             operands, or one for each operand of a ``matmul``.
     """
 

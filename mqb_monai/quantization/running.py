@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -40,7 +41,7 @@ def follow_modules(network: nn.Module, enter: Callable[[str], None], leave: Call
     handles = []
     try:
         for name, module in network.named_modules():
-            if module is not network:
+            if module is not network and not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
                 handles += follow(name, module)
         yield
     finally:

@@ -190,7 +190,7 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
         return scheme
     if scheme in FLOAT_SCHEMES:
         raise InputError(
-            f"{scheme!r} can be evaluated but is no quantization scheme: there is nothing to quantize. "
+            f"{scheme!r} can be evaluated but is not a quantization scheme: there is nothing to quantize. "
             f"Choose one of {', '.join(SCHEMES)}."
         )
     if not isinstance(scheme, str) or scheme not in SCHEMES:

@@ -151,7 +151,9 @@ def test_quantized_network_refuses_an_unknown_backend(network):
 def test_quantized_network_refuses_what_does_not_fit(make, state, network, strict):
     module = make()
     float_state = network.state_dict()
-    with pytest.raises(InputError, match=r"is no quantized checkpoint: .*its keys: first\.0\.weight, first\.0\.bias"):
+    with pytest.raises(
+        InputError, match=r"not a quantized checkpoint: .*its keys: first\.0\.weight, first\.0\.bias"
+    ):
         module.load_state_dict(float_state, strict=strict)
     with pytest.raises(InputError, match=r"the checkpoint lacks head\.bias"):
         module.load_state_dict({key: state[key] for key in state if key != "head.bias"}, strict=strict)
@@ -159,7 +161,7 @@ def test_quantized_network_refuses_what_does_not_fit(make, state, network, stric
         module.load_state_dict({**state, "surplus": torch.zeros(1)}, strict=strict)
     with pytest.raises(InputError, match=r"head\.bias is \(3,\), in the checkpoint \(4,\)"):
         module.load_state_dict({**state, "head.bias": torch.zeros(4)}, strict=strict)
-    with pytest.raises(InputError, match=r"is damaged: its entry .* is no JSON text"):
+    with pytest.raises(InputError, match=r"is damaged: its entry .* is not JSON text"):
         module.load_state_dict({**state, FORMAT: state[FORMAT][:-5]}, strict=strict)
     other = make(float_network=nn.Conv3d(1, 3, 1))
     with pytest.raises(InputError, match=r"another architecture .*the network lacks"):

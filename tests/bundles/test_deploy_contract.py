@@ -141,7 +141,7 @@ def test_deploy_takes_out_every_step_that_reads_or_writes_files(packed):
 def test_deploy_loads_strictly_and_refuses_what_does_not_fit(packed, unpacked):
     network = load_network(read(packed), packed)
     (other,) = (path for path in unpacked.glob("nnunet_phantom*/models/model.pt") if path.parents[1] != packed)
-    with pytest.raises((RuntimeError, InputError), match=r"Missing key|is no quantized checkpoint"):
+    with pytest.raises((RuntimeError, InputError), match=r"Missing key|is not a quantized checkpoint"):
         network.load_state_dict(torch.load(other), strict=True)
 
 

@@ -151,7 +151,7 @@ def test_int8_bundle_predicts_as_the_original_does(quantized_bundle, int8_bundle
 
 def test_int8_bundle_refuses_the_float_weights(quantized_bundle, int8_bundle, dataset):
     shutil.copy(quantized_bundle / "models" / "model.pt", int8_bundle / "models" / "model.pt")
-    with pytest.raises(SystemExit, match=r"error: the state dict is no quantized checkpoint: .*encoder\.stages"):
+    with pytest.raises(SystemExit, match=r"error: the state dict is not a quantized checkpoint: .*encoder\.stages"):
         run(int8_bundle, "inference", dataset)
     assert not (int8_bundle / "eval").exists()
 

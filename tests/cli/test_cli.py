@@ -10,7 +10,7 @@ import pytest
 from mqb_monai import cli
 from mqb_monai.bundle import quantize as bundle_quantization
 from mqb_monai.cli import main
-from mqb_monai.commands.quantize import as_list
+from mqb_monai.commands.quantize import split_commas
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def test_main_says_that_an_interruption_left_nothing(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("value", ["a,b", ("a", "b"), ["a, b"]])
-def test_as_list_accepts_what_fire_makes_of_a_list(value):
-    assert as_list(value) == ("a", "b")
+def test_split_commas_accepts_what_fire_makes_of_a_list(value):
+    assert split_commas(value) == ("a", "b")
 
 
 def test_report_takes_one_folder_and_no_second(capsys, tmp_path):

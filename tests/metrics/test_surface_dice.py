@@ -58,14 +58,14 @@ def _deepmind(pred: np.ndarray, label: np.ndarray, spacing, tolerance: float) ->
 CASES = [((24, 19), (0.8, 1.7)), ((18, 21, 13), (0.75, 1.25, 3.0)), ((14, 14, 14), (1.0, 1.0, 1.0))]
 
 
-@pytest.mark.parametrize("use_subvoxels", [False, True])
-def test_surface_dice_on_2_pixels_2mm_away(use_subvoxels):
-    # Oracle: by hand. Two voxels 2 mm apart: every surface element is 2 mm from the other surface along the axis
-    # (subvoxel elements: those between the two voxels are nearer; DeepMind's own test of this name expects 1 at 1 mm).
-    pred, label = np.zeros((9, 9, 9), int), np.zeros((9, 9, 9), int)
-    label[4, 4, 3] = pred[4, 4, 5] = 1
-    scores = [surface_dice(pred, label, 2, (3, 2, 1), tol, use_subvoxels).item() for tol in (2.0, 1.99, 0.99)]
-    assert scores == [1.0, 0.5 if use_subvoxels else 0.0, 0.0]
+def test_surface_dice_on_2_pixels_2mm_away():
+    for use_subvoxels in [False, True]:
+        # Oracle: by hand. Two voxels 2 mm apart: every surface element is 2 mm from the other surface along the axis
+        # (subvoxel elements between the two voxels are nearer; DeepMind's own test of this name expects 1 at 1 mm).
+        pred, label = np.zeros((9, 9, 9), int), np.zeros((9, 9, 9), int)
+        label[4, 4, 3] = pred[4, 4, 5] = 1
+        scores = [surface_dice(pred, label, 2, (3, 2, 1), tol, use_subvoxels).item() for tol in (2.0, 1.99, 0.99)]
+        assert scores == [1.0, 0.5 if use_subvoxels else 0.0, 0.0]
 
 
 @monai_warns
@@ -124,16 +124,16 @@ def test_surface_dice_of_objects_at_the_border_equals_that_inside_a_larger_image
     torch.testing.assert_close(at_border, monai, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("use_subvoxels", [False, True])
-def test_surface_dice_of_absent_classes(use_subvoxels):
-    # Oracle: the definition: 1 for class 1, alike; 0 for 2, in the prediction only, and 3, the label only; NaN for 4.
-    label = np.zeros((8, 8, 8), int)
-    label[1:4, 1:4, 1:4] = 1
-    pred = label.copy()
-    pred[6, 6, 6], label[6, 1, 1] = 2, 3
-    scores = surface_dice(pred, label, 5, (1, 1, 1), 100.0, use_subvoxels)
-    assert scores.dtype == torch.float64 and scores[3].isnan()
-    assert scores[:3].tolist() == [1.0, 0.0, 0.0]
+def test_surface_dice_of_absent_classes():
+    for use_subvoxels in [False, True]:
+        # Oracle: the definition: 1 for class 1, alike; 0 for 2 (prediction only) and 3 (label only); NaN for 4.
+        label = np.zeros((8, 8, 8), int)
+        label[1:4, 1:4, 1:4] = 1
+        pred = label.copy()
+        pred[6, 6, 6], label[6, 1, 1] = 2, 3
+        scores = surface_dice(pred, label, 5, (1, 1, 1), 100.0, use_subvoxels)
+        assert scores.dtype == torch.float64 and scores[3].isnan()
+        assert scores[:3].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_surface_dice_of_nothing_is_nan():
@@ -149,9 +149,8 @@ def test_surface_dice_uses_one_tolerance_per_class():
     assert surface_dice(pred, label, 3, torch.tensor([3.0, 1.0]), np.array([2.0, 1.0])).tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("shape", "spacing", "tolerance", "message"),
-    [
+def test_surface_dice_refuses_bad_input_and_says_what_to_do():
+    for shape, spacing, tolerance, message in [
         ((4, 4, 4), (1, 1), 1.0, r"one number for each of the 3 axes, got \(1, 1\)"),
         ((4, 4, 4), 1.0, 1.0, r"one number for each of the 3 axes, got 1\.0"),
         ((4, 4), (1, 0), 1.0, r"spacing_mm to be finite and above 0, got \(1, 0\)"),
@@ -160,12 +159,10 @@ def test_surface_dice_uses_one_tolerance_per_class():
         ((4, 4), (1, 1), -1.0, r"tolerance_mm to be finite and at least 0, got -1\.0"),
         ((4, 4), (1, 1), float("inf"), r"tolerance_mm to be finite"),
         ((1, 1, 4, 4), (1, 1, 1, 1), 1.0, r"\(H, W\) or \(H, W, D\), got \(1, 1, 4, 4\)\. Remove batch and channel"),
-    ],
-)
-def test_surface_dice_refuses_bad_input_and_says_what_to_do(shape, spacing, tolerance, message):
-    empty = np.zeros(shape, int)
-    with pytest.raises(InputError, match=message):
-        surface_dice(empty, empty, 3, spacing, tolerance)
+    ]:
+        empty = np.zeros(shape, int)
+        with pytest.raises(InputError, match=message):
+            surface_dice(empty, empty, 3, spacing, tolerance)
 
 
 def test_surface_dice_refuses_bad_maps():

@@ -81,13 +81,7 @@ def test_every_weight_belongs_to_a_layer(network):
     assert kinds == {nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d}
 
 
-@pytest.mark.parametrize("features", [0, -1, 2.0, (16, 32)])
-def test_medptq_unet_refuses_a_bad_number_of_features(features):
-    with pytest.raises(InputError, match="features must be a positive integer: got"):
-        MedPTQUNet(1, 3, features)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 16, 40, 16), (1, 2, 16, 16, 16), (1, 16, 16, 16)])
-def test_medptq_unet_names_the_shapes_it_takes(network, shape):
-    with pytest.raises(InputError, match=r"takes \(B, 1, H, W, D\) .* divisible by 16: got \(.*Pad the image"):
-        network(torch.zeros(shape))
+def test_medptq_unet_names_the_shapes_it_takes(network):
+    for shape in [(1, 1, 16, 40, 16), (1, 2, 16, 16, 16), (1, 16, 16, 16)]:
+        with pytest.raises(InputError, match=r"takes \(B, 1, H, W, D\) .* divisible by 16: got \(.*Pad the image"):
+            network(torch.zeros(shape))

@@ -57,7 +57,7 @@ def test_two_dimensions_are_refused():
         LegacyPatchMerging(4, spatial_dims=2)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 4, 2), (1, 4, 4, 2)])
-def test_grids_that_cannot_be_halved_are_refused(shape):
-    with pytest.raises(InputError, match=r"even H, W, D, got \(1, "):
-        LegacyPatchMerging(2)(torch.zeros(shape))
+def test_grids_that_cannot_be_halved_are_refused():
+    for shape in [(1, 3, 4, 4, 2), (1, 4, 4, 2)]:
+        with pytest.raises(InputError, match=r"even H, W, D, got \(1, "):
+            LegacyPatchMerging(2)(torch.zeros(shape))

@@ -89,17 +89,10 @@ def test_split_in_proj_keeps_order_and_other_keys():
     assert split_in_proj({}) == {}
 
 
-@pytest.mark.parametrize("img_size", [(32, 40, 16), (32, 32), (0, 16, 16)])
-def test_a_window_that_cannot_be_halved_four_times_is_refused(img_size):
-    with pytest.raises(InputError, match=r"img_size must be three positive multiples of 16, got \("):
-        build(img_size=img_size)
-
-
-def test_inconsistent_widths_are_refused():
-    with pytest.raises(InputError, match=r"five widths.*got \(4, 8\)"):
-        build(features=(4, 8))
-    with pytest.raises(InputError, match="hidden_size 12 must be a multiple of num_heads 5"):
-        build(num_heads=5)
+def test_a_window_that_cannot_be_halved_four_times_is_refused():
+    for img_size in [(32, 40, 16), (32, 32), (0, 16, 16)]:
+        with pytest.raises(InputError, match=r"img_size must be three positive multiples of 16, got \("):
+            build(img_size=img_size)
 
 
 def test_another_window_is_refused(x):

@@ -285,6 +285,26 @@ def test_a_layer_with_a_forward_of_its_own_stays_float():
         assert torch.equal(qnet(x), qnet.first(x))
 
 
+def test_a_layer_inside_vmap_is_refused_and_one_in_a_plain_list_is_named():
+    network, x = Branch().eval(), torch.randn(2, 4)
+    network.forward = lambda x: torch.func.vmap(network.second)(x)
+    with pytest.raises(InputError, match=r"layer second: it is called inside torch\.vmap"):
+        quantize(network, "w8a8_engine", [x])
+
+    class Hidden(Branch):
+        def forward(self, x):
+            return self.hidden[0](self.first(x))
+
+    network = Hidden().eval()
+    network.hidden = [nn.Linear(4, 2)]  # torch does not know it
+    with (
+        pytest.warns(NotCalibratedWarning, match="second"),
+        pytest.warns(OutsideLayerWarning, match="linear in the network itself"),
+    ):
+        qnet = quantize(network, "w8a8_engine", [x])
+    assert qnet.quantization_record.precision == {"first": "w8a8", "second": "float"}
+
+
 def test_hooks_of_layers_run_once_and_observers_see_what_they_hand_on():
     network, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval(), torch.randn(2, 4)
     network[0].register_forward_pre_hook(lambda module, args: (args[0] * 2,))

@@ -37,11 +37,14 @@ def quantized_on(layer, spec, x):
     return quantize_layer(copy.deepcopy(layer), spec, qparams)
 
 
-@pytest.mark.parametrize("weight", [W8, W8_TENSOR, W8_ASYMMETRIC])
 @pytest.mark.parametrize("name", list(LAYERS))
-def test_layer_is_the_float_layer_on_quantized_tensors(name, weight):
-    """Oracle: the float layer itself, given the fake-quantized input and weight."""
-    layer, shape = LAYERS[name]
+def test_layer_is_the_float_layer_on_quantized_tensors(name):
+    """Oracle: the float layer itself, given the fake-quantized input and weight; with the weight in the graph too."""
+    for weight in (W8, W8_TENSOR, W8_ASYMMETRIC):
+        _check_layer(*LAYERS[name], weight)
+
+
+def _check_layer(layer, shape, weight):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     spec = LayerSpec(input=QuantSpec(8, "per_tensor"), weight=weight)
     quantized = quantized_on(layer, spec, x)
@@ -50,37 +53,26 @@ def test_layer_is_the_float_layer_on_quantized_tensors(name, weight):
     x_hat = fake_quantize(x, quantized.input_scale, quantized.input_zero_point, -128, 127)
     with torch.no_grad():
         assert torch.equal(quantized(x), oracle(x_hat))
+        with export_mode(quantized):
+            assert quantized.weight_in_graph
+            assert torch.equal(quantized.graph_weight(), quantized.weight)
+            assert torch.equal(quantized(x), oracle(x_hat))
+        assert not quantized.weight_in_graph
         assert (oracle.weight - layer.weight).abs().max() <= quantized.weight_scale.max() / 2 * 1.001
     assert isinstance(quantized, type(layer))
 
 
-@pytest.mark.parametrize("weight", [W8, W8_TENSOR, W8_ASYMMETRIC])
-@pytest.mark.parametrize("name", list(LAYERS))
-def test_weight_in_graph_changes_nothing(name, weight):
-    layer, shape = LAYERS[name]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    quantized = quantized_on(layer, LayerSpec(QuantSpec(8, "per_tensor"), weight), x)
-    with torch.no_grad():
-        expected = quantized(x)
-        with export_mode(quantized):
-            assert quantized.weight_in_graph
-            assert torch.equal(quantized.graph_weight(), quantized.weight)
-            assert torch.equal(quantized(x), expected)
-    assert not quantized.weight_in_graph
-
-
-@pytest.mark.parametrize("name", list(LAYERS))
 @pytest.mark.parametrize("num_bits", [8, 4])
-def test_integer_weight_is_exact(name, num_bits):
-    layer, shape = LAYERS[name]
+def test_integer_weight_is_exact(num_bits):
     spec = LayerSpec(QuantSpec(8, "per_tensor"), QuantSpec(num_bits, "per_channel"))
-    quantized = quantized_on(layer, spec, torch.ones(shape))
-    integers = quantized.integer_weight
-    assert integers.dtype == torch.int8
-    assert torch.equal(integers.int(), quantize_weight(layer, spec.weight).integers)
-    assert integers.abs().max() == 2 ** (num_bits - 1) - 1
-    quantized.half()
-    assert torch.equal(quantized.integer_weight, integers)
+    for name, (layer, shape) in LAYERS.items():
+        quantized = quantized_on(layer, spec, torch.ones(shape))
+        integers = quantized.integer_weight
+        assert integers.dtype == torch.int8, name
+        assert torch.equal(integers.int(), quantize_weight(layer, spec.weight).integers), name
+        assert integers.abs().max() == 2 ** (num_bits - 1) - 1, name
+        quantized.half()
+        assert torch.equal(quantized.integer_weight, integers), name
 
 
 def test_transposed_groups_have_a_scale_for_each_output_channel():
@@ -112,14 +104,14 @@ def test_conv_input_per_channel_and_per_voxel(name):
     assert "input_scale" not in per_voxel.state_dict()
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (2, 3, 4), (2, 3, 5, 4), (1, 2, 2, 2, 4)])
-def test_linear_per_token_whatever_the_leading_axes(shape):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def test_linear_per_token_whatever_the_leading_axes():
     spec = QuantSpec(4, "per_token")
-    quantized = quantized_on(LAYERS["linear"][0], LayerSpec(spec, W8), x)
-    rows = fake_quantize_per_token(x.reshape(-1, 4), spec)
-    assert torch.equal(quantized.fake_quantize_input(x), rows.view(shape))
-    assert quantized(x).shape == (*shape[:-1], 6)
+    for shape in ((2, 4), (2, 3, 4), (2, 3, 5, 4), (1, 2, 2, 2, 4)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        quantized = quantized_on(LAYERS["linear"][0], LayerSpec(spec, W8), x)
+        rows = fake_quantize_per_token(x.reshape(-1, 4), spec)
+        assert torch.equal(quantized.fake_quantize_input(x), rows.view(shape)), shape
+        assert quantized(x).shape == (*shape[:-1], 6)
 
 
 def test_engine_layer_folds_its_zero_point_into_the_bias():
@@ -168,15 +160,7 @@ def test_scales_stay_float32():
     assert torch.equal(layer.input_scale, scale)
 
 
-@pytest.mark.parametrize(
-    ("layer", "kind"),
-    [
-        (nn.Conv3d(2, 2, 1, stride=2), "pointwise"),
-        (nn.Conv2d(2, 2, 1), "pointwise"),
-        (nn.Conv3d(2, 2, (1, 1, 3)), "conv"),
-        (nn.ConvTranspose3d(2, 2, 1), "conv"),
-        (nn.Linear(2, 2), "linear"),
-    ],
-)
-def test_layer_kind(layer, kind):
-    assert layer_kind(layer) == kind
+def test_layer_kind():
+    assert layer_kind(nn.Conv3d(2, 2, 1, stride=2)) == layer_kind(nn.Conv2d(2, 2, 1)) == "pointwise"
+    assert layer_kind(nn.Conv3d(2, 2, (1, 1, 3))) == layer_kind(nn.ConvTranspose3d(2, 2, 1)) == "conv"
+    assert layer_kind(nn.Linear(2, 2)) == "linear"

@@ -26,7 +26,7 @@ PYTHON = ROOT / ".venv-label" / "bin" / "python"
 DATA = ROOT.parent / "shared" / "data" / "hippocampus"
 FLOAT, INT8 = "nnunet_hippocampus", "nnunet_hippocampus_int8"
 SENTENCES = {  # a spoilt INT8 bundle -> what its client reads
-    "float_weights_int8": "the state dict is no quantized checkpoint: it lacks the entry",
+    "float_weights_int8": "the state dict is not a quantized checkpoint: it lacks the entry",
     "wider_network_int8": "the state dict belongs to another architecture",
 }
 # As 3D Slicer's extension does it (MONAI Label 0.8.5, plugins/slicer): the volume opens a session, the answer is NRRD.

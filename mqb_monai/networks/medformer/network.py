@@ -46,7 +46,7 @@ class MedFormer(nn.Module):
     product of its strides, with more than one voxel left at the lowest resolution.
 
     Raises:
-        InputError: arguments that do not fit together; in forward, an image of other channels or of a size not allowed.
+        InputError: in ``forward``, an image of other channels or of a size not allowed.
     """
 
     def __init__(
@@ -68,9 +68,6 @@ class MedFormer(nn.Module):
         auxiliary_outputs: bool = False,
     ) -> None:
         super().__init__()
-        _check_stages(features, num_conv_blocks, num_attention_blocks, num_heads)
-        _check_sizes(kernel_size, strides, map_size)
-        _check_widths(features, expansion, fusion_features, fusion_heads)
         self.in_channels = in_channels
         self.factors = tuple(prod(axis) for axis in zip(*strides, strict=True))
         # Indexed by stage, the stem being stage 0. Stage n on the way up takes the skip of stage 8 - n.
@@ -135,53 +132,3 @@ class MedFormer(nn.Module):
                 f"MedFormer takes images (B, {self.in_channels}, H, W, D) with H, W, D multiples of {height}, {width}, "
                 f"{depth} and not all equal to these; got {shape}: pad or crop the image, or choose another roi_size"
             )
-
-
-def _check_stages(
-    features: Sequence[int],
-    num_conv_blocks: Sequence[int],
-    num_attention_blocks: Sequence[int],
-    num_heads: Sequence[int],
-) -> None:
-    """One entry for each stage, attention exactly where there is a semantic map, heads that divide the features."""
-    given = {
-        "features": features,
-        "num_conv_blocks": num_conv_blocks,
-        "num_attention_blocks": num_attention_blocks,
-        "num_heads": num_heads,
-    }
-    for name, values in given.items():
-        if len(values) != 8:
-            raise InputError(f"{name} must have 8 entries, four stages down and four up; got {list(values)}")
-    if [n > 0 for n in num_attention_blocks] != [False] + [True] * 5 + [False] * 2:
-        raise InputError(
-            "num_attention_blocks must be at least 1 in stages 2 to 6 and 0 in stages 1, 7 and 8, which have no "
-            f"semantic map; got {list(num_attention_blocks)}"
-        )
-    if min(num_conv_blocks[6:]) < 1:
-        raise InputError(f"num_conv_blocks must be at least 1 in stages 7 and 8; got {list(num_conv_blocks)}")
-    for stage, (width, heads) in enumerate(zip(features, num_heads, strict=True), start=1):
-        if num_attention_blocks[stage - 1] and width % heads:
-            raise InputError(f"num_heads must divide features; stage {stage} has {heads} heads for {width} features")
-
-
-def _check_sizes(
-    kernel_size: Sequence[Sequence[int]], strides: Sequence[Sequence[int]], map_size: Sequence[int]
-) -> None:
-    """A kernel for each resolution, strides between each two, a map of more than one token (for its InstanceNorm)."""
-    if len(kernel_size) != 5 or not all(len(k) == 3 and all(n % 2 for n in k) for k in kernel_size):
-        raise InputError(f"kernel_size must be 5 triples of odd numbers, full resolution first; got {kernel_size}")
-    if len(strides) != 4 or not all(len(s) == 3 and min(s) > 0 for s in strides):
-        raise InputError(f"strides must be 4 triples of positive numbers, one for each stage down; got {strides}")
-    if len(map_size) != 3 or min(map_size) < 1 or prod(map_size) < 2:
-        raise InputError(f"map_size must be 3 positive numbers, and more than one token in all; got {list(map_size)}")
-
-
-def _check_widths(features: Sequence[int], expansion: int, fusion_features: int, fusion_heads: int) -> None:
-    if expansion < 2 or min(features) * expansion < 4:
-        raise InputError(
-            f"expansion must be at least 2, and expansion times features at least 4; "
-            f"got {expansion} for {list(features)}"
-        )
-    if fusion_features % fusion_heads:
-        raise InputError(f"fusion_heads must divide fusion_features; got {fusion_heads} for {fusion_features}")

@@ -37,7 +37,7 @@ class UNesT(nn.Module):
         drop_path_rate: stochastic depth in training, of the last layer; it rises linearly from 0 at the first.
 
     Raises:
-        InputError: sizes that do not divide, naming which do; lists that have not three entries.
+        InputError: an ``img_size`` that the blocks do not divide, naming which they do.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class UNesT(nn.Module):
     ) -> None:
         super().__init__()
         block_size = _block_size(img_size, patch_size)
-        _check_levels(depths, embed_dim, num_heads)
         self.in_channels, self.img_size = in_channels, tuple(img_size)
         self.nestViT = NestTransformer(
             in_channels, patch_size, block_size, depths, embed_dim, num_heads, drop_path_rate
@@ -132,8 +131,6 @@ def _bottom_stride(block_size: Sequence[int]) -> tuple[int, ...]:
 
 def _block_size(img_size: Sequence[int], patch_size: int) -> tuple[int, ...]:
     """Tokens along each side of a block."""
-    if patch_size < 2 or patch_size % 2:
-        raise InputError(f"patch_size has to be even (2, 4, 8, ...), since the decoder doubles; got {patch_size}.")
     unit = patch_size * BLOCKS_PER_SIDE
     if len(img_size) != 3 or any(side < unit or side % unit for side in img_size):
         sides = ", ".join(str(unit * factor) for factor in range(1, 7))
@@ -148,16 +145,3 @@ def _block_size(img_size: Sequence[int], patch_size: int) -> tuple[int, ...]:
             f"normalize; make one side at least {3 * unit}, or patch_size smaller than {patch_size}."
         )
     return block_size
-
-
-def _check_levels(depths: Sequence[int], embed_dim: Sequence[int], num_heads: Sequence[int]) -> None:
-    """Refuse lists of another length than the levels', and heads that do not divide their channels."""
-    for name, values in (("depths", depths), ("embed_dim", embed_dim), ("num_heads", num_heads)):
-        if len(values) != NUM_LEVELS or min(values) < 1:
-            raise InputError(f"{name} has to hold {NUM_LEVELS} positive numbers, one per level; got {tuple(values)}.")
-    for level, (dim, heads) in enumerate(zip(embed_dim, num_heads, strict=True)):
-        if dim % heads:
-            divisors = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0)
-            raise InputError(
-                f"num_heads[{level}] has to divide embed_dim[{level}] = {dim}: one of {divisors}; got {heads}."
-            )

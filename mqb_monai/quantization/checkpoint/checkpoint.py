@@ -70,7 +70,7 @@ def load_quantized(network: nn.Module, path: str | os.PathLike, check_weights: b
             deployment without the float weights: those of ``network`` are not used either way.
 
     Raises:
-        InputError: no such file, a damaged one, one that is no quantized checkpoint, other weights, another
+        InputError: no such file, a damaged one, one that is not a quantized checkpoint, other weights, another
             architecture (its layers are named).
     """
     return restore_quantized(network, read_checkpoint(path), path, check_weights)
@@ -96,7 +96,7 @@ def restore_quantized(
     if check_weights and (found := weights_sha256(network.state_dict())) != recorded:
         raise InputError(
             f"{source} was made of other weights: their weights_sha256 is {recorded}, that of the network is {found}. "
-            "Load the weights it was made of, or quantize these anew; where there are none (deployment of the "
+            "Load the weights it was made of, or quantize these again; where there are none (deployment of the "
             "checkpoint alone), pass check_weights=False."
         )
     quantized = copy.deepcopy(network)
@@ -124,7 +124,9 @@ def _stored_tensors(qnet: nn.Module, layers: Iterable[Layer]) -> tuple[dict[str,
     tensors, aliases = {}, {}
     for key, tensor in qnet.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"{key} of the network's state is no tensor but {type(tensor).__name__}: cannot be saved")
+            raise InputError(
+                f"{key} of the network's state is not a tensor but {type(tensor).__name__}: cannot be saved"
+            )
         layer = integer_of.get(key)
         storage = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
         identity = (*storage, tensor.dtype, tensor.device, layer is None)

@@ -75,18 +75,18 @@ def payload_of_state(state: Mapping[str, torch.Tensor], source: str) -> dict:
         source: what it is, for the error.
 
     Raises:
-        InputError: ``state`` is no quantized checkpoint (its first keys are named), or a damaged one.
+        InputError: ``state`` is not a quantized checkpoint (its first keys are named), or a damaged one.
     """
     if FORMAT not in state:
         keys = ", ".join(list(state)[:6]) or "none"
         raise InputError(
-            f"{source} is no quantized checkpoint: it lacks the entry {FORMAT!r} (its keys: {keys}). It may be a float "
-            "network's weights, or a part of a checkpoint; load the whole models/model.pt of the INT8 bundle."
+            f"{source} is not a quantized checkpoint: it lacks the entry {FORMAT!r} (its keys: {keys}). It may be the "
+            "weights of a float network, or a part of a checkpoint; load the whole models/model.pt of the INT8 bundle."
         )
     try:
         primitives = json.loads(state[FORMAT].cpu().numpy().tobytes())
     except (ValueError, TypeError) as error:
-        raise InputError(f"{source} is damaged: its entry {FORMAT!r} is no JSON text ({error})") from error
+        raise InputError(f"{source} is damaged: its entry {FORMAT!r} is not JSON text ({error})") from error
     tensors = {name: tensor.detach().cpu() for name, tensor in state.items() if name != FORMAT}
     return _checked_payload({**primitives, "tensors": tensors} if isinstance(primitives, dict) else None, source)
 
@@ -100,10 +100,10 @@ def _checked_payload(payload: object, source: str | os.PathLike) -> dict:
     if payload.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{source} has format version {payload.get('format_version')!r}, this mqb_monai reads {FORMAT_VERSION}; "
-            "quantize anew, or install the mqb_monai that wrote it"
+            "quantize again, or install the mqb_monai that wrote it"
         )
     if not all(isinstance(part, dict) for part in (*map(payload.get, _KEYS), payload.get("operations", {}))):
-        raise InputError(f"{source} is damaged: it lacks one of {', '.join(_KEYS)}; quantize anew")
+        raise InputError(f"{source} is damaged: it lacks one of {', '.join(_KEYS)}; quantize again")
     return payload
 
 
@@ -139,7 +139,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return InputError(
         f"{path} cannot be read: it is truncated, or holds Python objects or something else than tensors, which is "
-        f"never unpickled ({reason}). Quantize anew, or fetch the file again."
+        f"never unpickled ({reason}). Quantize again, or fetch the file again."
     )
 
 

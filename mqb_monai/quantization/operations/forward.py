@@ -79,5 +79,5 @@ class _QuantizingMode(OperationMode):
 def _other_calls(name: str, difference: str) -> InputError:
     return InputError(
         f"operation {name} is not the one that was quantized: {difference}. Run the network in the mode and on the "
-        "input size that it was calibrated for, or quantize it anew."
+        "input size that it was calibrated for, or quantize it again."
     )

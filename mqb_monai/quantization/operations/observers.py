@@ -21,7 +21,7 @@ work-quantized-types.html and quantized-types-explicit-quantization.html):
    such a layer only where the scales that it compares are equal. Deviation: NVIDIA advises to quantize only the
    skip's operand of an addition that can be fused with the convolution before it; here both are.
 
-Adding a bias, a mask or a positional embedding (of parameters, of constants, or broadcast) is no residual addition.
+Adding a bias, a mask or a positional embedding (of parameters, of constants, or broadcast) is not a residual addition.
 Not found are products inside of a function that torch does not take apart: ``nn.MultiheadAttention``, grouped queries.
 """
 
@@ -58,8 +58,8 @@ _ACTIVATIONS = frozenset(
 )
 
 
-def carries(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether a quantized tensor that goes into ``function`` can be quantized behind it as well."""
+def keeps_grid(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """True if a tensor that is quantized before ``function`` may as well be quantized after it."""
     name = _name(function) if _name(function).startswith("__") else _name(function).rstrip("_")
     if name == "interpolate":
         return (args[3] if len(args) > 3 else kwargs.get("mode", "nearest")).startswith("nearest")
@@ -76,7 +76,7 @@ class OperationQparams:
     Attributes:
         spec: how the operands are quantized.
         operands: their number.
-        calls: of how many such calls in one forward of its module it is one.
+        calls: how many calls of this kind one forward of its module makes.
         qparams: ``(scale, zero_point)``, each ``()``: one pair for all operands, or (``matmul``) one for each.
     """
 
@@ -117,7 +117,7 @@ class OperationObservers(OperationMode):
             if isinstance(tensor, torch.Tensor) and not is_lazy(tensor):
                 self._constants[tensor] = True
 
-    def reach(self, x: torch.Tensor, follower: str | None = None) -> None:
+    def note_follower(self, x: torch.Tensor, follower: str | None = None) -> None:
         """Note that ``x`` goes into a quantized layer or a product (None), or into the operation ``follower``."""
         for name in self._origins.get(x, ()):
             self._followers.setdefault(name, set()).add(follower)
@@ -162,7 +162,7 @@ class OperationObservers(OperationMode):
         count = len(call.operands) if product else 1
         observers = self._observers.setdefault(name, [OBSERVERS[self.spec.observer]() for _ in range(count)])
         for position, operand in enumerate(call.operands):
-            self.reach(operand, None if product else name)
+            self.note_follower(operand, None if product else name)
             try:
                 observers[position if product else 0].update(operand)
             except InputError as error:
@@ -172,7 +172,7 @@ class OperationObservers(OperationMode):
         result = function(*args, **kwargs)
         changed = args[0] if _name(function) == "__setitem__" else None
         origins = frozenset()
-        if carries(function, args, kwargs):
+        if keeps_grid(function, args, kwargs):
             origins = origins.union(*(self._origins.get(tensor, ()) for tensor in _tensors((args, kwargs))))
         self._follow((args, kwargs), (result, changed), origins)
         return result

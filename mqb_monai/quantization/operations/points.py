@@ -31,7 +31,7 @@ class OperationPoint(ScaleBuffers, nn.Module):
         name: of the operation.
         spec: how the operands are quantized.
         operands: their number.
-        calls: of how many such calls in one forward of its module it is one.
+        calls: how many calls of this kind one forward of its module makes.
     """
 
     def __init__(self, name: str, found: OperationQparams) -> None:

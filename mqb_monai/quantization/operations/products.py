@@ -115,7 +115,9 @@ class _ProductMode(TorchDispatchMode):
 
     def _origin(self, tensor: torch.Tensor) -> tuple[str, ...] | None:
         storage = _storage(tensor)
-        return self._held.get(storage, self._computed.get(storage))
+        # A parameter that the network does not hold is one of a layer in a plain list: a weight without a name.
+        unnamed = () if isinstance(tensor, nn.Parameter) else None
+        return self._held.get(storage, self._computed.get(storage, unnamed))
 
     def _follow(self, args, kwargs, result) -> None:
         """What is computed of weights and constants alone is a weight; what any activation goes into is none."""

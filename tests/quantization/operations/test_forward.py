@@ -184,7 +184,7 @@ def test_another_sequence_of_calls_is_refused(x, other, message):
     qnet = quantize(Switched().eval(), "w8a8_tensorrt", [x])
     qnet(x)
     qnet.other = other
-    with pytest.raises(InputError, match=rf"^operation :add_0 is not the one that was quantized: {message}.*anew\.$"):
+    with pytest.raises(InputError, match=rf"^operation :add_0 is not the one that was quantized: {message}.*again\.$"):
         qnet(x)
 
 

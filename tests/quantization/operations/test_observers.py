@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import attach_observers
-from mqb_monai.quantization.operations.observers import carries
+from mqb_monai.quantization.operations.observers import keeps_grid
 
 
 class Network(nn.Module):
@@ -72,9 +72,8 @@ def test_scales_of_an_addition_and_of_a_product_by_hand():
     assert all(zero_point == 0 for each in found.values() for _, zero_point in each.qparams)
 
 
-@pytest.mark.parametrize(
-    "behind",
-    [
+def test_an_addition_that_reaches_a_layer_is_quantized():
+    for behind in [
         lambda net, z: z,
         lambda net, z: F.relu(z),
         lambda net, z: F.leaky_relu_(z),
@@ -88,15 +87,12 @@ def test_scales_of_an_addition_and_of_a_product_by_hand():
         lambda net, z: torch.cat(z.chunk(2, dim=2)[::-1], dim=2),
         lambda net, z: F.dropout(z, 0.5, False)[:, :2].contiguous(),
         lambda net, z: z + z.relu(),
-    ],
-)
-def test_an_addition_that_reaches_a_layer_is_quantized(behind):
-    assert ":add_0" in points(lambda net, y, x: behind(net, y + x))
+    ]:
+        assert ":add_0" in points(lambda net, y, x, behind=behind: behind(net, y + x))
 
 
-@pytest.mark.parametrize(
-    "behind",
-    [
+def test_an_addition_that_reaches_no_layer_stays_float():
+    for behind in [
         lambda net, z: net.norm(z),
         lambda net, z: z.softmax(-1),
         lambda net, z: 2 * z,
@@ -106,10 +102,8 @@ def test_an_addition_that_reaches_a_layer_is_quantized(behind):
         lambda net, z: F.pad(z, (0, 0, 1, 1), value=1.0),
         lambda net, z: F.avg_pool1d(z, 1),
         lambda net, z: net.norm(z + z.relu()),  # the second addition does not reach a layer, so the first does not
-    ],
-)
-def test_an_addition_that_reaches_no_layer_stays_float(behind):
-    assert points(lambda net, y, x: behind(net, y + x)) == {}
+    ]:
+        assert points(lambda net, y, x, behind=behind: behind(net, y + x)) == {}
 
 
 def test_a_product_is_quantized_wherever_it_goes_and_so_is_what_goes_into_it():
@@ -117,9 +111,8 @@ def test_a_product_is_quantized_wherever_it_goes_and_so_is_what_goes_into_it():
     assert list(found) == [":add_0", ":matmul_0", ":matmul_1"]
 
 
-@pytest.mark.parametrize(
-    "between",
-    [
+def test_what_is_no_operation_of_activations_stays_float():
+    for between in [
         lambda net, y, x: y + net.position,
         lambda net, y, x: y + net.position.relu().flip(0),
         lambda net, y, x: y + net.mask,
@@ -129,10 +122,8 @@ def test_a_product_is_quantized_wherever_it_goes_and_so_is_what_goes_into_it():
         lambda net, y, x: y + 1,
         lambda net, y, x: torch.cat([y[:, :1], net.position], dim=1),
         lambda net, y, x: y @ net.position.mT @ net.position,  # by a weight
-    ],
-)
-def test_what_is_no_operation_of_activations_stays_float(between):
-    assert points(between) == {}
+    ]:
+        assert points(between) == {}
 
 
 def test_a_constant_that_is_filled_with_an_activation_is_one():
@@ -236,10 +227,10 @@ def test_other_schemes_have_no_points():
     assert calibrate(Network(add), "w8a8_engine", [torch.randn(2, 3, 4)]).operations == {}
 
 
-def test_carries_by_name():
+def test_keeps_grid_by_name():
     x = torch.ones(1)
-    assert carries(F.leaky_relu_, (x,), {})
-    assert carries(torch.Tensor.__getitem__, (x, 0), {})
-    assert not carries(F.layer_norm, (x, (1,)), {})
-    assert carries(F.interpolate, (x, None, 2, "nearest-exact"), {})
-    assert not carries(F.interpolate, (x, None, 2, "linear"), {})
+    assert keeps_grid(F.leaky_relu_, (x,), {})
+    assert keeps_grid(torch.Tensor.__getitem__, (x, 0), {})
+    assert not keeps_grid(F.layer_norm, (x, (1,)), {})
+    assert keeps_grid(F.interpolate, (x, None, 2, "nearest-exact"), {})
+    assert not keeps_grid(F.interpolate, (x, None, 2, "linear"), {})

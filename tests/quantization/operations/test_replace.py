@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -84,9 +86,9 @@ def test_split_name():
     assert modules_with_products(["a:add_0", "b:matmul_0", "b:matmul_1", ":matmul_0"]) == {"b", ""}
 
 
-@pytest.mark.parametrize(
-    ("function", "operands"),
-    [
+def test_operands_of_a_call_and_its_result():
+    """Oracle: the same function outside of the mode; again with the operands handed back to it."""
+    for function, operands in [
         (lambda a, b: a + b, 2),
         (lambda a, b: torch.add(input=a, other=b), 2),
         (lambda a, b: torch.add(a, other=b), 2),
@@ -103,24 +105,21 @@ def test_split_name():
         (lambda a, b: torch.cat([a]), 0),
         (lambda a, b: a @ b[0, 0], 0),
         (lambda a, b: a.int() + b.int(), 0),
-    ],
-)
-def test_operands_of_a_call_and_its_result(function, operands):
-    """Oracle: the same function outside of the mode; again with the operands handed back to it."""
+    ]:
 
-    class Again(Recorder):
-        def operate(self, name, call):
-            return call.run(call.operands or None)
+        class Again(Recorder):
+            def operate(self, name, call):
+                return call.run(call.operands or None)
 
-    a, b = tensors((2, 3, 3), (2, 3, 3))
-    expected = function(a, b)
-    network = Function(function)
-    recorder, output = watch(network, a, b)
-    assert torch.equal(output, expected)
-    assert [len(shapes) for shapes in recorder.shapes] == [operands]
-    again = Again()
-    with again.watching(network):
-        assert torch.equal(network(a, b), expected)
+        a, b = tensors((2, 3, 3), (2, 3, 3))
+        expected = function(a, b)
+        network = Function(function)
+        recorder, output = watch(network, a, b)
+        assert torch.equal(output, expected)
+        assert [len(shapes) for shapes in recorder.shapes] == [operands]
+        again = Again()
+        with again.watching(network):
+            assert torch.equal(network(a, b), expected)
 
 
 def test_run_in_place_changes_the_tensor_that_others_hold():
@@ -138,26 +137,22 @@ def test_run_in_place_changes_the_tensor_that_others_hold():
         assert torch.equal(network(torch.ones(2)), torch.full((2,), 4.0))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_attention_as_two_products():
+    """Oracle: torch's own scaled_dot_product_attention."""
+    for options in [
         {},
         {"scale": 0.3},
         {"is_causal": True},
         {"attn_mask": torch.tensor([[True, False, True], [True, True, True], [False, False, True]])},
         {"attn_mask": torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(1))},
         {"dropout_p": 1e-9},
-    ],
-    ids=lambda options: "-".join(options) or "plain",
-)
-def test_attention_as_two_products(options):
-    """Oracle: torch's own scaled_dot_product_attention."""
-    q, k, v = tensors((2, 4, 3, 5), (2, 4, 3, 5), (2, 4, 3, 6))
-    network = Function(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options))
-    recorder, output = watch(network, q, k, v)
-    torch.testing.assert_close(output, F.scaled_dot_product_attention(q, k, v, **options))
-    products = [shapes for name, shapes in zip(recorder.names, recorder.shapes, strict=True) if "matmul" in name]
-    assert products == [[(2, 4, 3, 5), (2, 4, 5, 3)], [(2, 4, 3, 3), (2, 4, 3, 6)]]
+    ]:
+        q, k, v = tensors((2, 4, 3, 5), (2, 4, 3, 5), (2, 4, 3, 6))
+        network = Function(functools.partial(F.scaled_dot_product_attention, **options))
+        recorder, output = watch(network, q, k, v)
+        torch.testing.assert_close(output, F.scaled_dot_product_attention(q, k, v, **options))
+        products = [shapes for name, shapes in zip(recorder.names, recorder.shapes, strict=True) if "matmul" in name]
+        assert products == [[(2, 4, 3, 5), (2, 4, 5, 3)], [(2, 4, 3, 3), (2, 4, 3, 6)]]
 
 
 def test_attention_with_grouped_queries_is_left_whole():
@@ -168,39 +163,37 @@ def test_attention_with_grouped_queries_is_left_whole():
     assert torch.equal(output, network(q, k))
 
 
-@pytest.mark.parametrize("equation", ["blxd,blyd->blxy", "bhxy,bhyd->bhxd", "dx, yd -> yx", "xbd,dby->ybx"])
-def test_einsum_that_is_a_product(equation):
+def test_einsum_that_is_a_product():
     """Oracle: torch.einsum."""
-    sizes = {"b": 2, "l": 3, "h": 3, "x": 4, "y": 5, "d": 6}
-    left, right = equation.replace(" ", "").split("->")[0].split(",")
-    a, b = tensors([sizes[index] for index in left], [sizes[index] for index in right])
-    for network in (
-        Function(lambda a, b: torch.einsum(equation, a, b)),
-        Function(lambda a, b: torch.einsum(equation, [a, b])),
-    ):
-        recorder, output = watch(network, a, b)
-        assert recorder.names == [":matmul_0"]
-        torch.testing.assert_close(output, torch.einsum(equation, a, b))
+    for equation in ["blxd,blyd->blxy", "bhxy,bhyd->bhxd", "dx, yd -> yx", "xbd,dby->ybx"]:
+        sizes = {"b": 2, "l": 3, "h": 3, "x": 4, "y": 5, "d": 6}
+        left, right = equation.replace(" ", "").split("->")[0].split(",")
+        a, b = tensors([sizes[index] for index in left], [sizes[index] for index in right])
+        for network in (
+            Function(functools.partial(torch.einsum, equation)),
+            Function(lambda *operands, equation=equation: torch.einsum(equation, operands)),
+        ):
+            recorder, output = watch(network, a, b)
+            assert recorder.names == [":matmul_0"]
+            torch.testing.assert_close(output, torch.einsum(equation, a, b))
 
 
-@pytest.mark.parametrize(
-    "equation", ["bij,bij->bij", "bij,bij->b", "bij,bjk", "...ij,...jk->...ik", "bii,bij->bj", "bij,bjk->ik"]
-)
-def test_einsum_that_is_something_else_is_left_whole(equation):
-    a, b = tensors((2, 3, 3), (2, 3, 3))
-    recorder, output = watch(Function(lambda a, b: torch.einsum(equation, a, b)), a, b)
-    assert recorder.names == []
-    assert torch.equal(output, torch.einsum(equation, a, b))
+def test_einsum_that_is_something_else_is_left_whole():
+    for equation in ["bij,bij->bij", "bij,bij->b", "bij,bjk", "...ij,...jk->...ik", "bii,bij->bj", "bij,bjk->ik"]:
+        a, b = tensors((2, 3, 3), (2, 3, 3))
+        recorder, output = watch(Function(functools.partial(torch.einsum, equation)), a, b)
+        assert recorder.names == []
+        assert torch.equal(output, torch.einsum(equation, a, b))
 
 
-@pytest.mark.parametrize("options", [{}, {"beta": 0.5, "alpha": 2}, {"beta": 0}])
-def test_baddbmm_as_a_product(options):
+def test_baddbmm_as_a_product():
     """Oracle: torch.baddbmm; with beta 0 it does not read the first tensor, here of NaN."""
-    x, a, b = tensors((2, 3, 4), (2, 3, 5), (2, 5, 4))
-    x = torch.full_like(x, torch.nan) if options.get("beta") == 0 else x
-    recorder, output = watch(Function(lambda *args: torch.baddbmm(*args, **options)), x, a, b)
-    assert ":matmul_0" in recorder.names
-    torch.testing.assert_close(output, torch.baddbmm(x, a, b, **options))
+    for options in [{}, {"beta": 0.5, "alpha": 2}, {"beta": 0}]:
+        x, a, b = tensors((2, 3, 4), (2, 3, 5), (2, 5, 4))
+        x = torch.full_like(x, torch.nan) if options.get("beta") == 0 else x
+        recorder, output = watch(Function(functools.partial(torch.baddbmm, **options)), x, a, b)
+        assert ":matmul_0" in recorder.names
+        torch.testing.assert_close(output, torch.baddbmm(x, a, b, **options))
 
 
 def test_watching_ends_with_the_block():

@@ -29,7 +29,7 @@ from mqb_monai.records.cell import CellError, cell_folder, read_cell, write_cell
 from mqb_monai.study.cell_records import assemble_record
 from mqb_monai.study.cells import Cell
 from mqb_monai.system.lock import Lock, lock_owner
-from mqb_monai.system.timing import time_in_turns
+from mqb_monai.system.timing import interleaved_medians
 
 
 @dataclass
@@ -155,7 +155,7 @@ def _run_group(bundle: ScoredBundle, cells: Sequence[Cell], settings: Settings, 
             network = _build(bundle, cell, settings)
             _timed_forward(network)(x)  # what cannot run fails here, by itself
             networks[cell] = network
-    latency_ms = time_in_turns(
+    latency_ms = interleaved_medians(
         {cell.id: _timed_forward(network) for cell, network in networks.items()}, x, settings.repeats
     )
     runner = CaseRunner(bundle, cells[0], settings)

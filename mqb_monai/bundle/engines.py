@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mqb_monai.backends import FLOAT_PART, backend_module, compile_network, refuse_precision
-from mqb_monai.backends.torch_network import TorchEngine
+from mqb_monai.backends import compile_network, get_backend
+from mqb_monai.backends.torch_backend import TorchEngine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
@@ -83,12 +83,12 @@ def build_network(
     Raises:
         InputError: as :func:`simulated_network`; an unknown backend; a scheme that the backend cannot run.
     """
-    backend_module(backend)
+    target = get_backend(backend)
     if scheme in FLOAT_SCHEMES:
         precision = scheme
-    precision = precision or FLOAT_PART.get(backend, "fp32")
-    refuse_precision(backend, precision)
-    if backend == "torch":
+    precision = precision or target.float_part
+    target.require_precision(precision)
+    if target.simulates:
         return simulated_network(network, scheme, quantized_dir)
     simulated = network if scheme in FLOAT_SCHEMES else simulated_network(network, scheme, quantized_dir)
     rebuild = example_input is not None

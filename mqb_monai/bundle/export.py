@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from mqb_monai.backends import BACKENDS
+from mqb_monai.backends import BACKENDS, get_backend
 from mqb_monai.bundle.engines import build_network, engine_folder
 from mqb_monai.bundle.entry_point import entry_point
 from mqb_monai.data.datalist import load_datalist
@@ -59,8 +59,8 @@ def export_engine(
     Raises:
         SystemExit: with one sentence, where the engine cannot be built or disagrees with the simulation.
     """
-    if backend == "torch":
-        engines = " or ".join(name for name in BACKENDS if name != "torch")
+    if get_backend(backend).simulates:
+        engines = " or ".join(name for name in BACKENDS if not get_backend(name).simulates)
         raise InputError(f"backend 'torch' runs the network as it is: there is no engine to export. Take {engines}.")
     example = calibration_patch(dataset_dir, preprocessing, input_shape) if dataset_dir else None
     build_network(network, scheme, backend, quantized_dir, engines_dir, input_shape, threads, example)

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from torch import nn
 
 from mqb_monai import __version__
+from mqb_monai.backends import get_backend
 from mqb_monai.backends.openvino.conversion import import_openvino
-from mqb_monai.backends.openvino.integer_support import refuse_scheme, refuse_unsupported
 from mqb_monai.bundle.catalog import MODEL, BundleInfo, read_metadata
 from mqb_monai.bundle.config import read_bundle
 from mqb_monai.bundle.engines import quantized_checkpoint
 from mqb_monai.bundle.folder import bundle_environment, checked_root, find_config
 from mqb_monai.bundle.weights import load_bundle_weights
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import get_scheme
+from mqb_monai.quantization import Scheme, get_scheme
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
 from mqb_monai.quantization.checkpoint.file import read_checkpoint, state_of_payload
 from mqb_monai.weights.state_dict import torch_bytes
@@ -71,7 +72,7 @@ def int8_variant_files(info: BundleInfo, scheme: str) -> dict[str, Path | bytes]
             network or of other weights; a config or metadata that lacks what the variant needs.
     """
     scheme = get_scheme(scheme)
-    refuse_scheme(scheme)
+    _require_supported(scheme)
     root = checked_root(info.folder)
     path = quantized_checkpoint(info.folder / "models" / "quantized", scheme.name)
     payload = read_checkpoint(path)
@@ -87,6 +88,11 @@ def int8_variant_files(info: BundleInfo, scheme: str) -> dict[str, Path | bytes]
     }
 
 
+def _require_supported(what: Scheme | nn.Module) -> None:
+    if reason := get_backend(BACKEND).reason_unsupported(what):
+        raise InputError(reason)
+
+
 def _check_fit(root: Path, payload: dict[str, Any], path: Path) -> None:
     with bundle_environment(root):
         parts = read_bundle(root)
@@ -98,7 +104,7 @@ def _check_fit(root: Path, payload: dict[str, Any], path: Path) -> None:
         has_weights = (root / MODEL).is_file()
         if has_weights:
             load_bundle_weights(parts.network, root / MODEL, parts.weights_keys)
-        refuse_unsupported(restore_quantized(parts.network, payload, path, check_weights=has_weights))
+        _require_supported(restore_quantized(parts.network, payload, path, check_weights=has_weights))
 
 
 def _variant_config(path: Path, scheme: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

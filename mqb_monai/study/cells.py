@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mqb_monai.backends import BACKENDS, backend_module, refuse_precision
-from mqb_monai.backends.openvino.integer_support import refuse_scheme
+from mqb_monai.backends import BACKENDS, get_backend
 from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, find_bundle, list_bundles
 from mqb_monai.data.datalist import label_names, load_datalist
 from mqb_monai.errors import InputError
@@ -100,7 +99,7 @@ def expand_grid(
         except InputError as error:
             left_out[info.name] = str(error)
             continue
-        refused = {pair: reason for pair in pairs if (reason := obstacle(*pair))}
+        refused = {pair: reason for pair in pairs if (reason := reason_unsupported(*pair))}
         left_out |= {cell_id(info.name, *pair, split): reason for pair, reason in refused.items()}
         runnable = [pair for pair in pairs if pair not in refused and pair != REFERENCE]
         if runnable or REFERENCE in pairs:
@@ -152,14 +151,13 @@ def match_bundles(patterns: Iterable[str], root: str | os.PathLike | None) -> li
     return list(found.values())
 
 
-def obstacle(scheme: str, backend: str) -> str:
+def reason_unsupported(scheme: str, backend: str) -> str:
     """Why ``backend`` cannot run ``scheme``, in a sentence; empty where it can."""
+    target = get_backend(backend)
+    if scheme not in FLOAT_SCHEMES:
+        return target.reason_unsupported(SCHEMES[scheme])
     try:
-        backend_module(backend)
-        if scheme in FLOAT_SCHEMES:
-            refuse_precision(backend, scheme)
-        elif backend != "torch":
-            refuse_scheme(SCHEMES[scheme], backend)
+        target.require_precision(scheme)
     except InputError as error:
         return str(error)
     return ""

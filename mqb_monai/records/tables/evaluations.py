@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mqb_monai.errors import InputError
+from mqb_monai.records.precisions import PRECISIONS
 from mqb_monai.records.tables.text import align, markdown_head, markdown_row
 
-FLOAT = ("fp32", "bf16", "fp16")
-ORDER = (*FLOAT, "w8a8", "w4a4")
+ORDER = (*PRECISIONS, "w8a8", "w4a4")
 HEADER = ("scheme", "backend", "DSC", "drop", "NSD", "drop", "seconds", "MiB")
 
 
@@ -59,7 +59,7 @@ def table_rows(summaries: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows = []
     for summary in summaries:
         cells = [summary["scheme"], "simulated" if summary["backend"] == "torch" else summary["backend"]]
-        if summary["scheme"] in FLOAT:
+        if summary["scheme"] in PRECISIONS:
             cells[1] = summary["backend"]
         for metric in ("dice", "surface_dice"):
             score = summary[metric]["mean"]

@@ -53,20 +53,19 @@ def graph_sha256(network: nn.Module, example_input: torch.Tensor) -> str:
 def runs_on(network: nn.Module, x: torch.Tensor) -> bool:
     """True if ``network`` takes inputs of the shape of ``x``; False too where that depends on its values."""
     try:
-        _run(network, x, nullcontext(), fake=True)
+        _run(network, x, _Recorder(network), fake=True)
     except Exception:  # whatever a network's own forward raises
         return False
     return True
 
 
-def _run(network: nn.Module, x: torch.Tensor, recorder: Any, fake: bool) -> None:
+def _run(network: nn.Module, x: torch.Tensor, recorder: _Recorder, fake: bool) -> None:
     # allow_non_fake_inputs: the network's own tensors become fake at their first use.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
     given = plain_input(x).to(network_device(network))
     with inference_only(network), _attributes_kept(network), _quiet(), mode, recorder:
         given = mode.from_tensor(given) if fake else given
-        if isinstance(recorder, _Recorder):
-            recorder.name(given)
+        recorder.name(given)
         network(given)
 
 
@@ -98,6 +97,12 @@ def _attributes_kept(network: nn.Module) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
+def _fake_quantized(x: FakeTensor, outputs: int) -> Any:
+    """What fake-quantize operators return, of which torch computes no shapes: it would run them on all of the zeros."""
+    found = (torch.empty_like(x), torch.empty_like(x, dtype=torch.bool))[:outputs]
+    return found if outputs > 1 else found[0]
+
+
 class _Recorder(TorchDispatchMode):
     """Hashes every operator that is dispatched within the block."""
 
@@ -118,7 +123,10 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         self.digest.update(f"{func}{self._text(args)}{self._text(kwargs)}\n".encode())
-        outputs = func(*args, **kwargs)
+        if "fake_quantize" in str(func) and isinstance(args[0], FakeTensor):
+            outputs = _fake_quantized(args[0], len(func._schema.returns))
+        else:
+            outputs = func(*args, **kwargs)
         for output in tree_leaves(outputs):
             if isinstance(output, torch.Tensor):
                 self.name(output)

@@ -38,7 +38,7 @@ def download_wheel(tmp_path_factory):
 def engine_scheme() -> str:
     """The scheme of OpenVINO's INT8 engines on this CPU: 7-bit weights where its 8-bit products saturate (no VNNI)."""
     pytest.importorskip("openvino")
-    from mqb_monai.backends.openvino.integer_support import exact_weight_bits
+    from mqb_monai.backends.openvino.exact_weights import exact_weight_bits
 
     return {8: "w8a8_engine", 7: "w7a8_engine"}[exact_weight_bits()]
 

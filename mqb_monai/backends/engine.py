@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import nn
 
 from mqb_monai.backends.engine_record import EngineRecord
+from mqb_monai.backends.tensors import plain_input, same_metadata
 from mqb_monai.errors import InputError
-
-
-def same_metadata(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """``result`` as a ``MetaTensor`` with the metadata of ``x`` where ``x`` is one, as a torch network returns it."""
-    # By its method, not its type: importing MONAI costs seconds, and whoever hands over a MetaTensor has done it.
-    if not hasattr(x, "copy_meta_from") or hasattr(result, "copy_meta_from"):
-        return result
-    return type(x)(result).copy_meta_from(x)
-
-
-def plain_input(x: torch.Tensor, device: str = "cpu") -> torch.Tensor:
-    """``x`` as a contiguous float32 tensor on ``device``, without gradient or metadata."""
-    return x.detach().as_subclass(torch.Tensor).to(device, torch.float32).contiguous()
-
-
-def compiled_batches(x: torch.Tensor, batch: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """``x`` in parts of exactly ``batch`` samples, the last one filled up with its last sample, and how many count.
-
-    Nothing for an empty ``x``.
-    """
-    for part in x.split(batch) if len(x) else ():
-        missing = batch - part.shape[0]
-        yield torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part, part.shape[0]
-
-
-def refuse_signature(network: nn.Module, inputs: int, outputs: int) -> None:
-    """Refuse a network that has not one input and one output.
-
-    Raises:
-        InputError: with how many it has.
-    """
-    if (inputs, outputs) != (1, 1):
-        raise InputError(
-            f"an engine needs a network with one input and one output, {type(network).__name__} has {inputs} and "
-            f"{outputs}; switch off deep supervision and the like"
-        )
 
 
 class CompiledNetwork(nn.Module):
@@ -53,7 +15,7 @@ class CompiledNetwork(nn.Module):
 
     The spatial shape is the compiled one, the batch size any. A ``Module`` without parameters, so that it can stand
     wherever a network is expected (``.eval()``, ``.to()``, ``load_state_dict(strict=False)``, ``copy.deepcopy``). It
-    cannot be pickled: load it anew by :func:`mqb_monai.backends.compile_network`, which finds it on disk.
+    cannot be pickled: load it again by :func:`mqb_monai.backends.compile_network`, which finds it on disk.
 
     Args:
         record: what was compiled.
@@ -87,33 +49,3 @@ class CompiledNetwork(nn.Module):
         return (
             f"{record.backend}, scheme={record.scheme}, precision={record.precision}, input={tuple(record.input_shape)}"
         )
-
-
-class OpenVINOEngine(CompiledNetwork):
-    """A network compiled by OpenVINO.
-
-    It is run one compiled batch at a time, the last one filled up. A deep copy shares the compiled network and has its
-    own request: two copies may run in two threads, one copy must not.
-
-    Args:
-        compiled: an ``openvino.CompiledModel`` with one input and one output.
-        record: what was compiled.
-    """
-
-    def __init__(self, compiled: Any, record: EngineRecord) -> None:
-        super().__init__(record)
-        self.compiled = compiled
-        self.output_shape = tuple(compiled.output(0).shape)
-        self._request = compiled.create_infer_request()
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        result = torch.empty((x.shape[0], *self.output_shape[1:]))
-        start = 0
-        for part, count in compiled_batches(x, self.record.input_shape[0]):
-            outputs = self._request.infer([part.numpy()], share_inputs=True, share_outputs=True)
-            result[start : start + count] = torch.from_numpy(outputs[0][:count])
-            start += count
-        return result
-
-    def __deepcopy__(self, memo: dict) -> OpenVINOEngine:
-        return OpenVINOEngine(self.compiled, self.record)

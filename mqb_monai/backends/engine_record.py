@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mqb_monai.backends.traced_graph import graph_sha256
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import weights_sha256
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 FILES = ("model.xml", "model.bin", "model.onnx", "model.onnx.data", "program.pt2", "engine.json")
 FORMAT_VERSION = 2  # 1: engines of OpenVINO that could differ from their simulation before a norm
-# An engine fits where all of these are equal; the thread count is set anew at every load.
+# An engine fits where all of these are equal; the thread count is set again at every load.
 IDENTITY = ("format_version", "backend", "content_sha256", "precision", "input_shape", "engine_version", "cpu", "gpu")
 
 
@@ -32,7 +33,7 @@ class EngineRecord:
         scheme: of the quantized network; ``fp32`` or ``bf16`` for a float one.
         precision: in what the float part computes.
         input_shape: compiled in, ``[B, C, H, W, D]``.
-        content_sha256: of everything that was compiled: weights, scales and the layers' settings.
+        content_sha256: of everything that was compiled: weights, scales and the graph that was traced.
         weights_sha256: of the FP32 weights that the network came from.
         engine_version: of OpenVINO, of TensorRT and torch-tensorrt; of an ONNX file, of what wrote it.
         cpu: name and capabilities, as OpenVINO gives them; empty where the engine runs on any.
@@ -42,7 +43,8 @@ class EngineRecord:
         float_layers: quantized layers that do not run as integers here.
         layer_check: ``layers``, ``required_share``, ``worst_layer``, ``worst_share``, ``max_steps``; empty for a float
             network.
-        network_check: as :func:`mqb_monai.backends.network_check.check_network`; empty for a float network.
+        network_check: as :func:`mqb_monai.backends.network_check.measure_network`; empty for a float network; where it
+            was not possible, the reason as ``skipped``.
         versions: of the software.
     """
 
@@ -64,9 +66,9 @@ class EngineRecord:
 
     @property
     def relative_rms(self) -> float | None:
-        """RMS of the output's difference from the simulation's over that of the latter; None for a float network."""
+        """RMS of the output's difference from the simulation's over that of the latter; None if it was not compared."""
         check = self.network_check
-        return check["difference"] / check["output"] if check else None
+        return check["difference"] / check["output"] if "difference" in check else None
 
 
 def describe_engine(
@@ -81,14 +83,15 @@ def describe_engine(
     """The record of the engine that is wanted, without what only building it can tell."""
     state_sha256 = weights_sha256(network.state_dict())
     quantization = getattr(network, "quantization_record", None)
-    # repr() shows what the weights do not: strides, activations, number of bits. Addresses differ in every process.
+    # repr() names the modules, which engines name their operations after. Addresses differ in every process.
     structure = re.sub(r"0x[0-9a-fA-F]+", "", repr(network))
+    content = f"{state_sha256}\n{structure}\n{graph_sha256(network, example_input)}"
     return EngineRecord(
         backend=backend,
         scheme=quantization.scheme if quantization is not None else precision,
         precision=precision,
         input_shape=list(example_input.shape),
-        content_sha256=hashlib.sha256(f"{state_sha256}\n{structure}".encode()).hexdigest(),
+        content_sha256=hashlib.sha256(content.encode()).hexdigest(),
         weights_sha256=quantization.weights_sha256 if quantization is not None else state_sha256,
         engine_version=engine_version,
         cpu=cpu,
@@ -101,7 +104,7 @@ def fitting_record(folder: Path, wanted: EngineRecord) -> EngineRecord | None:
     found = read_record(folder)
     other = differences(found, wanted) if found is not None else []
     if other:
-        logger.info("the engine in %s is of another %s and is built anew", folder, ", ".join(other))
+        logger.info("the engine in %s is of another %s and is built again", folder, ", ".join(other))
     return None if other else found
 
 

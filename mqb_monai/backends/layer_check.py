@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import plain_input
+from mqb_monai.backends.tensors import plain_input
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
-from mqb_monai.quantization.calibrate import inference_only
+from mqb_monai.quantization.calibrate import inference_only, network_device
 from mqb_monai.quantization.layer_weight import TRANSPOSED
 
 REQUIRED_SHARE = 0.999
@@ -42,7 +44,7 @@ class LayerAgreement:
 RunLayers = Callable[[Mapping[str, nn.Module], Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
 
 
-def check_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers) -> list[LayerAgreement]:
+def measure_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers) -> list[LayerAgreement]:
     """Compare every quantized layer, run by an engine on its own, with its simulation.
 
     The inputs are those that ``example_input`` puts into the layers of the simulation: of the first sample a central
@@ -59,27 +61,28 @@ def check_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLa
     Returns:
         one entry per layer; a layer under several names once, layers that do not run left out.
     """
-    inputs = _capture_inputs(qnet, example_input)
-    layers = {name: layer for name, layer in quantized_layers(qnet).items() if name in inputs}
-    outputs = run_layers(layers, inputs)
-    with torch.no_grad():
+    captured = _capture_calls(qnet, example_input)
+    inputs = {name: call.x for name, call in captured.items()}
+    layers = {name: layer for name, layer in quantized_layers(qnet).items() if name in captured}
+    with torch.no_grad(), _padded_as_called(layers, captured):
+        outputs = run_layers(layers, inputs)
         return [_compare(name, layer, outputs[name], inputs[name]) for name, layer in layers.items()]
 
 
-def checked_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers, engine: str) -> dict:
-    """What :func:`check_layers` found, for the engine's record; {} of a float network.
+def require_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers, engine: str) -> dict:
+    """What :func:`measure_layers` found, for the engine's record; {} of a float network.
 
     Args:
-        qnet, example_input, run_layers: as :func:`check_layers`.
+        qnet, example_input, run_layers: as :func:`measure_layers`.
         engine: its name, for the sentence that refuses it.
 
     Raises:
-        InputError: as :func:`refuse_disagreement`.
+        InputError: as :func:`require_agreement`.
     """
     if not quantized_layers(qnet):
         return {}
-    agreements = check_layers(qnet, example_input, run_layers)
-    refuse_disagreement(agreements, engine)
+    agreements = measure_layers(qnet, example_input, run_layers)
+    require_agreement(agreements, engine)
     worst = worst_layer(agreements)
     return {
         "layers": len(agreements),
@@ -90,7 +93,7 @@ def checked_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
     }
 
 
-def refuse_disagreement(agreements: Sequence[LayerAgreement], engine: str) -> None:
+def require_agreement(agreements: Sequence[LayerAgreement], engine: str) -> None:
     """Refuse an engine of which a layer computes something else than its simulation.
 
     Raises:
@@ -130,25 +133,56 @@ def _step(layer: QuantizedLayer, output: torch.Tensor) -> torch.Tensor:
     return step if isinstance(layer, nn.Linear) else step.view(-1, *[1] * len(layer.kernel_size))
 
 
-def _capture_inputs(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, torch.Tensor]:
-    captured: dict[str, torch.Tensor] = {}
+@dataclass(frozen=True)
+class _Call:
+    """The first call of a layer: a part of its input, and what its ``output_size``, if any, adds to the output."""
+
+    x: torch.Tensor
+    output_padding: tuple[int, ...] | None = None
+
+
+def _capture_calls(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, _Call]:
+    captured: dict[str, _Call] = {}
 
     def keep(name: str):
         def hook(module, args, kwargs):
             if name not in captured:
-                block = _block(module, plain_input(args[0] if args else next(iter(kwargs.values()))))
-                captured[name] = _without_ties(module, block)
+                captured[name] = _call(module, *args, **kwargs)
 
         return hook
 
     handles = [m.register_forward_pre_hook(keep(n), with_kwargs=True) for n, m in quantized_layers(qnet).items()]
     try:
         with inference_only(qnet):
-            qnet(example_input)
+            qnet(plain_input(example_input).to(network_device(qnet)))
     finally:
         for handle in handles:
             handle.remove()
     return captured
+
+
+def _call(layer: QuantizedLayer, *args: torch.Tensor, **kwargs: Any) -> _Call:
+    """``layer(*args, **kwargs)``, whatever the layer's argument is called."""
+    given = dict(zip(("input", "output_size"), args, strict=False)) | kwargs
+    x = given.get("input", given.get("x"))
+    size, padding = given.get("output_size"), None
+    if isinstance(layer, TRANSPOSED) and size is not None:
+        geometry = (layer.stride, layer.padding, layer.kernel_size, len(layer.kernel_size), layer.dilation)
+        padding = tuple(layer._output_padding(x, list(size), *geometry))
+    return _Call(_without_ties(layer, _block(layer, plain_input(x))), padding)
+
+
+@contextmanager
+def _padded_as_called(layers: Mapping[str, nn.Module], captured: Mapping[str, _Call]) -> Iterator[None]:
+    """Within the block a plain call of a layer pads as the call with ``output_size`` did that was captured."""
+    before = {n: layers[n].output_padding for n, call in captured.items() if call.output_padding is not None}
+    for name in before:
+        layers[name].output_padding = captured[name].output_padding
+    try:
+        yield
+    finally:
+        for name, padding in before.items():
+            layers[name].output_padding = padding
 
 
 def _block(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:

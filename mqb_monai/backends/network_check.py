@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import plain_input
+from mqb_monai.backends.tensors import plain_input
 from mqb_monai.quantization import quantized_layers
 from mqb_monai.quantization.calibrate import inference_only, network_device
 
@@ -20,9 +21,9 @@ _SHIFT = 1e-4  # of every weight: tips roundings in small networks too
 _NEGLIGIBLE = 1e-3  # of the output's RMS
 
 
-def check_network(
+def measure_network(
     network: nn.Module, example_input: torch.Tensor, engine: Callable[[torch.Tensor], torch.Tensor]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compare an engine's output with the simulation's on one input; a difference beyond the limit is logged.
 
     The last bit of a float sum tips a rounding, which tips others in the next layer: two right computations of one
@@ -36,7 +37,8 @@ def check_network(
 
     Returns:
         root mean squares over the output: ``difference`` (engine - simulation), ``sensitivity`` (perturbed simulation -
-        simulation) and ``output`` (simulation). Empty for a float network and for a constant input.
+        simulation) and ``output`` (simulation); ``input_shape`` that they were measured on. Empty for a float network
+        and for a constant input.
     """
     x = plain_input(example_input)
     if not quantized_layers(network) or bool((x == x.flatten()[0]).all()):
@@ -48,6 +50,7 @@ def check_network(
         "difference": _rms(engine(x) - simulated),
         "sensitivity": _rms(nearby - simulated),
         "output": _rms(simulated),
+        "input_shape": list(x.shape),
     }
     _warn_of(check)
     return check
@@ -64,7 +67,7 @@ def perturbed(network: nn.Module, share: float) -> nn.Module:
     return copied
 
 
-def _warn_of(check: dict[str, float]) -> None:
+def _warn_of(check: dict[str, Any]) -> None:
     expected = LIMIT * max(check["sensitivity"], _NEGLIGIBLE * check["output"])
     if not check["difference"] <= expected:  # NaN is not
         logger.warning(

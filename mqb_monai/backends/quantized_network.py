@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.backends import backend_module, compile_network
+from mqb_monai.backends import compile_network, get_backend
 from mqb_monai.backends.engine_per_shape import EnginePerShape
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
@@ -40,7 +40,7 @@ class QuantizedNetwork(nn.Module):
         self, network: nn.Module, backend: str, input_shape: Sequence[int], engine_dir: str, threads: int = 0
     ) -> None:
         super().__init__()
-        backend_module(backend)
+        get_backend(backend)
         self.backend = backend
         self.input_shape = tuple(input_shape)
         self.engine_dir = engine_dir

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mqb_monai.backends import FLOAT_PART, backend_module, compile_network, refuse_precision
+from mqb_monai.backends import compile_network, get_backend
 from mqb_monai.backends.engine_per_shape import EnginePerShape
-from mqb_monai.backends.openvino.integer_support import refuse_scheme
-from mqb_monai.backends.torch_network import TorchEngine
+from mqb_monai.backends.torch_backend import TorchEngine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
@@ -90,12 +89,12 @@ def build_network(
     Raises:
         InputError: as :func:`simulated_network`; an unknown backend; a scheme that the backend cannot run.
     """
-    backend_module(backend)
+    target = get_backend(backend)
     if scheme in FLOAT_SCHEMES:
         precision = scheme
-    precision = precision or FLOAT_PART.get(backend, "fp32")
-    refuse_precision(backend, precision)
-    if backend == "torch":
+    precision = precision or target.float_part
+    target.require_precision(precision)
+    if target.simulates:
         return simulated_network(network, scheme, quantized_dir)
     simulated = network if scheme in FLOAT_SCHEMES else simulated_network(network, scheme, quantized_dir)
     folder = engine_folder(engines_dir, scheme, backend)
@@ -114,12 +113,11 @@ def build_network(
 
 def reason_unsupported(scheme: str, backend: str) -> str:
     """Why ``backend`` cannot run ``scheme``, in a sentence; empty where it can."""
+    target = get_backend(backend)
+    if scheme not in FLOAT_SCHEMES:
+        return target.reason_unsupported(get_scheme(scheme))
     try:
-        backend_module(backend)
-        if scheme in FLOAT_SCHEMES:
-            refuse_precision(backend, scheme)
-        elif backend != "torch":
-            refuse_scheme(get_scheme(scheme), backend)
+        target.require_precision(scheme)
     except InputError as error:
         return str(error)
     return ""

@@ -9,7 +9,7 @@ from monai.data.utils import list_data_collate
 from monai.transforms import ResizeWithPadOrCrop
 from torch import nn
 
-from mqb_monai.backends import BACKENDS
+from mqb_monai.backends import BACKENDS, get_backend
 from mqb_monai.bundle.cases import CaseSource, find_cases
 from mqb_monai.bundle.engines import build_network, engine_folder
 from mqb_monai.bundle.entry_point import entry_point
@@ -87,8 +87,8 @@ def require_engine(backend: str) -> None:
     Raises:
         InputError: with the backends to choose from.
     """
-    if backend == "torch":
-        engines = " or ".join(name for name in BACKENDS if name != "torch")
+    if get_backend(backend).simulates:
+        engines = " or ".join(name for name in BACKENDS if not get_backend(name).simulates)
         raise InputError(f"backend 'torch' runs the network as it is: there is no engine to export. Take {engines}.")
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from torch import nn
 
 from mqb_monai import __version__
+from mqb_monai.backends import get_backend
 from mqb_monai.backends.openvino.conversion import import_openvino
-from mqb_monai.backends.openvino.integer_support import refuse_scheme, refuse_unsupported
 from mqb_monai.bundle.catalog import BundleInfo
 from mqb_monai.bundle.engines import quantized_checkpoint
 from mqb_monai.bundle.open import MODEL, Bundle
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import get_scheme
+from mqb_monai.quantization import Scheme, get_scheme
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
 from mqb_monai.quantization.checkpoint.file import read_checkpoint, state_of_payload
 from mqb_monai.weights.state_dict import torch_bytes
@@ -74,12 +75,12 @@ def int8_variant_files(bundle: Bundle, info: BundleInfo, scheme: str) -> dict[st
             network or of other weights; a config that does not define its network.
     """
     scheme = get_scheme(scheme)
-    refuse_scheme(scheme)
+    _require_supported(scheme)
     path = quantized_checkpoint(bundle.quantized_dir, scheme.name)
     payload = read_checkpoint(path)
     has_weights = bundle.weights_path.is_file()
     network = bundle.network if has_weights else bundle.network_def
-    refuse_unsupported(restore_quantized(network, payload, path, check_weights=has_weights))
+    _require_supported(restore_quantized(network, payload, path, check_weights=has_weights))
     config, network_id = _variant_config(bundle, scheme.name)
     metadata = _variant_metadata(bundle, info, scheme.name, payload["record"])
     return {
@@ -89,6 +90,11 @@ def int8_variant_files(bundle: Bundle, info: BundleInfo, scheme: str) -> dict[st
         "docs/README.md": _readme(info, metadata, network_id).encode(),
         MODEL.as_posix(): torch_bytes(state_of_payload(payload)),
     }
+
+
+def _require_supported(what: Scheme | nn.Module) -> None:
+    if reason := get_backend(BACKEND).reason_unsupported(what):
+        raise InputError(reason)
 
 
 def _own_files(root: Path, config: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.backends.openvino.integer_support import refuse_saturation, refuse_unsupported
+from mqb_monai.backends import get_backend
 from mqb_monai.bundle.metadata import data_format, input_channels
 from mqb_monai.bundle.open import MODEL, Bundle, open_bundle
 from mqb_monai.errors import InputError
@@ -53,8 +53,9 @@ def _run(bundle: Bundle) -> str:
     parts = bundle.preprocessing, bundle.inferer, bundle.postprocessing  # built, to see that they can be
     network.load_state_dict(state)
     x = torch.randn(_trial_shape(bundle, network), generator=torch.Generator().manual_seed(0))
-    reason = _cpu_reason(network, state)
-    network = _simulation(network, state) if reason else network
+    simulation = _simulation(network, state)
+    reason = _machine_reason(network, simulation)
+    network = simulation if reason else network
     try:
         with torch.no_grad():
             output = network(x)
@@ -63,18 +64,17 @@ def _run(bundle: Bundle) -> str:
     except Exception as error:  # whatever a third party's network raises
         raise InputError(f"its network failed on an input {tuple(x.shape)}: {type(error).__name__}: {error}") from error
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    how = f"as simulation, since this CPU cannot run the engine ({reason})" if reason else "as engine"
-    return f"tried before it was packed, {how}: {len(parts)} parts built, input {tuple(x.shape)}, output {shape}"
+    said = f"{len(parts)} parts built, input {tuple(x.shape)}, output {shape}"
+    how = f"as simulation: {said}; {reason}" if reason else f"as engine: {said}"
+    return f"tried before it was packed, {how}"
 
 
-def _cpu_reason(network: Any, state: dict[str, torch.Tensor]) -> str:
-    """Why this CPU cannot run the packed engine; empty where it can."""
-    simulation = _simulation(network, state)
-    refuse_unsupported(simulation)
+def _machine_reason(network: Any, simulation: nn.Module) -> str:
+    """Why this machine cannot run the packed engine; empty where it can."""
     try:
-        refuse_saturation(simulation)
-    except InputError:
-        return "its 8-bit dot products saturate"
+        get_backend(network.backend).require_machine(simulation)
+    except InputError as error:
+        return str(error)
     return ""
 
 

@@ -40,7 +40,7 @@ def check(*, bundles: str = "*", scheme: str = "w8a8_engine", max_parameters_m: 
         bundles: names or patterns, with commas.
         scheme: w8a8_engine, ...
         max_parameters_m: leave out networks of more than so many million parameters.
-        root: the folder of bundles; ./bundles where it is not given, else the repository's own.
+        root: the folder of bundles; ./bundles by default, else the repository's own.
     """
     from mqb_monai.study.engine_check import HEADER, check_bundle, chosen_bundles, table_row
 

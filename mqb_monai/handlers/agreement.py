@@ -13,6 +13,7 @@ from monai.data import decollate_batch
 from monai.engines import IterationEvents
 from torch import nn
 
+from mqb_monai.backends import get_backend
 from mqb_monai.backends.network_check import perturbed
 from mqb_monai.bundle.engines import simulated_network
 from mqb_monai.evaluation.scores import label_map
@@ -64,7 +65,7 @@ class AgreementHandler:
         self.quantized_dir = quantized_dir
         self.postprocessing = postprocessing
         self.num_classes = num_classes
-        self.enabled = enabled and backend != "torch" and scheme not in FLOAT_SCHEMES
+        self.enabled = enabled and not get_backend(backend).simulates and scheme not in FLOAT_SCHEMES
         self._sums: dict[str, float] = {}
         self._scores: list[torch.Tensor] = []
         self._engine_scores: list[torch.Tensor] = []

@@ -9,7 +9,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from mqb_monai import quantization
-from mqb_monai.backends import backend_module, refuse_precision
+from mqb_monai.backends import get_backend
 from mqb_monai.bundle.entry_point import check_overrides, entry_point, install_last_resort
 from mqb_monai.data import datalist
 from mqb_monai.errors import InputError
@@ -43,9 +43,9 @@ def load_weights(network: nn.Module, path: str, hint: str) -> nn.Module:
 @entry_point
 def check_choice(scheme: str, backend: str) -> None:
     """Refuse an unknown scheme or backend before anything is read, listing the valid names."""
-    backend_module(backend)
+    target = get_backend(backend)
     if scheme in FLOAT_SCHEMES:
-        refuse_precision(backend, scheme)
+        target.require_precision(scheme)
     else:
         quantization.get_scheme(scheme)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mqb_monai.errors import InputError
+from mqb_monai.records.precisions import PRECISIONS
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_token", "per_voxel")
 OBSERVER_NAMES = ("minmax", "percentile", "mse")
-FLOAT_SCHEMES = ("fp32", "bf16", "fp16")
+FLOAT_SCHEMES = tuple(PRECISIONS)
 LAYER_KINDS = ("conv", "pointwise", "linear")
 
 

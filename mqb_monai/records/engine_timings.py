@@ -101,7 +101,7 @@ def read_timings(path: str | os.PathLike) -> EngineTimings:
 def published_engine(record: EngineTimings, row: EngineTiming) -> tuple[float, float] | None:
     """MedPTQ's milliseconds and megabytes of the same pair in TensorRT, on its own GPU; None where it has none."""
     pairs = [pair for pair in record.published if pair.get("study") == "medptq"]
-    if record.backend != "tensorrt" or row.size_mb is None or row.kind not in ("fp32", "int8") or not pairs:
+    if record.threads is not None or row.size_mb is None or row.kind not in ("fp32", "int8") or not pairs:
         return None
     found = published_rows(**pairs[0])[0]
     return found[f"latency_{row.kind}_ms"], found[f"size_{row.kind}_mb"]

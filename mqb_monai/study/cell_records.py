@@ -19,12 +19,11 @@ from mqb_monai.evaluation.statistics import SEED, compare_scores
 from mqb_monai.evaluation.summary import score_table, summarize
 from mqb_monai.quantization import get_scheme
 from mqb_monai.quantization.checkpoint.file import read_checkpoint
-from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 from mqb_monai.records.evaluation import CaseRecord, EvaluationRecord, Provenance, RelativeDrop
+from mqb_monai.records.precisions import PRECISIONS
 from mqb_monai.study.cells import Cell
 from mqb_monai.system.versions import versions
 
-FLOAT_BITS = {"fp32": 32, "bf16": 16, "fp16": 16}
 SEEDS = {"bootstrap": SEED, "latency input": 0}
 
 
@@ -79,16 +78,16 @@ def assemble_record(
 
 def scheme_bits(scheme: str) -> tuple[int, int]:
     """Bits of weights and of activations."""
-    if scheme in FLOAT_BITS:
-        return FLOAT_BITS[scheme], FLOAT_BITS[scheme]
+    if scheme in PRECISIONS:
+        return PRECISIONS[scheme].bits, PRECISIONS[scheme].bits
     spec = get_scheme(scheme).layer_spec("conv")
     return spec.weight.num_bits, spec.input.num_bits
 
 
 def stored_bytes(bundle: Bundle, scheme: str) -> float:
     """Bytes of all that the network holds under ``scheme``: integers at their number of bits, the rest as stored."""
-    if scheme in FLOAT_SCHEMES:
-        return total_bytes(bundle.network) * FLOAT_BITS[scheme] / 32
+    if scheme in PRECISIONS:
+        return total_bytes(bundle.network) * PRECISIONS[scheme].bits / 32
     payload = read_checkpoint(bundle.quantized_dir / f"{scheme}.pt")
     bits = {
         f"{name}.weight": entry["weight"]["num_bits"] for entry in payload["layers"].values() for name in entry["names"]
@@ -124,7 +123,7 @@ def _statistics(cases: Sequence[CaseRecord], reference: Sequence[CaseRecord]) ->
 
 def _scheme_spec(scheme: str) -> dict[str, Any]:
     """The fields of a quantization scheme that say anything; empty for a float one."""
-    spec = {} if scheme in FLOAT_SCHEMES else asdict(get_scheme(scheme))
+    spec = {} if scheme in PRECISIONS else asdict(get_scheme(scheme))
     return {name: value for name, value in spec.items() if value is not None}
 
 

@@ -76,7 +76,7 @@ def chosen_bundles(patterns: str, max_parameters_m: float, root: str | os.PathLi
     """The bundles whose name matches, without those that are too big or do not say how big they are.
 
     Raises:
-        InputError: no bundle is left; a limit that is no number.
+        InputError: no bundle is left; a limit that is not a number.
     """
     if isinstance(max_parameters_m, bool) or not isinstance(max_parameters_m, int | float):
         raise InputError(f"max_parameters_m must be a number of millions, got {max_parameters_m!r}")
@@ -132,7 +132,7 @@ def table_row(checked: EngineCheck) -> tuple[str, ...]:
         str(len(checked.simulated)),
         str(len(checked.exported)),
         "--" if share is None else f"{share:.4%} ({checked.layer_check['worst_layer']})",
-        f"{checked.relative_rms:.2e}",
+        "--" if checked.relative_rms is None else f"{checked.relative_rms:.2e}",
         str(errors),
         str(len(checked.findings) - errors),
         f"{checked.fp32_bytes / 1e6:.2f}",

@@ -20,32 +20,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mqb_monai.backends import compile_network
-from mqb_monai.backends.openvino.conversion import cpu_capabilities, cpu_name
-from mqb_monai.backends.tensorrt.libraries import gpu_name, import_lane
+from mqb_monai.backends import BACKENDS, compile_network, get_backend
+from mqb_monai.backends.backend import Backend
 from mqb_monai.bundle.catalog import BundleInfo
 from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
 from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table, write_timings
 from mqb_monai.study.engine_check import chosen_bundles, example_input, load_networks, weights_kind
-from mqb_monai.system.timing import time_in_turns
+from mqb_monai.system.timing import interleaved_medians
 from mqb_monai.system.versions import versions
 
 TORCH = "torch FP32"
-# Backend -> name of an engine -> its kind (``int8``: of the quantized network) and in what its float part computes.
-ENGINES = {
-    "openvino": {
-        "OpenVINO FP32": ("fp32", "fp32"),
-        "OpenVINO BF16": ("bf16", "bf16"),
-        "OpenVINO INT8": ("int8", "fp32"),
-        "OpenVINO INT8 + BF16": ("int8", "bf16"),
-    },
-    "tensorrt": {
-        "TensorRT FP32": ("fp32", "fp32"),
-        "TensorRT FP16": ("fp16", "fp16"),
-        "TensorRT INT8 + FP16": ("int8", "fp16"),
-    },
-}
 
 
 def measure_bundle(
@@ -63,17 +48,20 @@ def measure_bundle(
     """
     example = example_input(bundle, size)
     network, qnet = load_networks(bundle, scheme, example)
-    on_gpu = backend == "tensorrt"
-    x = example.cuda() if on_gpu else example
+    target = get_backend(backend)
+    on_gpu = target.device != "cpu"
+    x = example.to(target.device)
     built: dict[str, tuple[nn.Module, float, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (kind, precision) in _possible(backend).items():
+        for name, (kind, precision) in _possible(target).items():
             started, path = time.monotonic(), Path(folder) / name
             module = qnet if kind == "int8" else network
             engine = compile_network(module, backend, example, path, precision=precision, threads=threads)
             built[name] = engine, time.monotonic() - started, _folder_mb(path)
         torch_network = compile_network(network.to(x.device), "torch", x, folder, threads=threads)
-        latency_ms = time_in_turns({TORCH: torch_network} | {name: each[0] for name, each in built.items()}, x, repeats)
+        latency_ms = interleaved_medians(
+            {TORCH: torch_network} | {name: each[0] for name, each in built.items()}, x, repeats
+        )
     fp32_ms = latency_ms[next(iter(built))]
     rows = [
         EngineTiming(
@@ -88,12 +76,12 @@ def measure_bundle(
             left_float=0,
         )
     ]
-    rows += [_row(name, backend, latency_ms[name], fp32_ms, *each) for name, each in built.items()]
+    rows += [_row(name, target.timed[name][0], latency_ms[name], fp32_ms, *each) for name, each in built.items()]
     return EngineTimings(
         bundle=bundle.name,
         backend=backend,
         scheme=scheme,
-        device=gpu_name() if on_gpu else cpu_name(),
+        device=target.device_name(),
         threads=None if on_gpu else threads or torch.get_num_threads(),
         input_shape=list(example.shape),
         repeats=repeats,
@@ -104,18 +92,18 @@ def measure_bundle(
     )
 
 
-def _possible(backend: str) -> dict[str, tuple[str, str]]:
-    """The backend's engines, without BF16 on a CPU that does not compute in it."""
-    lacking = "bf16" if backend == "openvino" and "BF16" not in cpu_capabilities() else None
-    return {name: each for name, each in ENGINES[backend].items() if each[1] != lacking}
+def _possible(backend: Backend) -> dict[str, tuple[str, str]]:
+    """The backend's engines that this machine computes."""
+    precisions = backend.machine_precisions()
+    return {name: each for name, each in backend.timed.items() if each[1] in precisions}
 
 
 def _row(
-    name: str, backend: str, latency_ms: float, fp32_ms: float, engine: nn.Module, build_s: float, size_mb: float
+    name: str, kind: str, latency_ms: float, fp32_ms: float, engine: nn.Module, build_s: float, size_mb: float
 ) -> EngineTiming:
     return EngineTiming(
         engine=name,
-        kind=ENGINES[backend][name][0],
+        kind=kind,
         latency_ms=latency_ms,
         speedup=fp32_ms / latency_ms,
         size_mb=size_mb,
@@ -135,7 +123,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m mqb_monai.study.engine_timings", description=__doc__.split("\n")[0]
     )
     add = parser.add_argument
-    add("--backend", choices=list(ENGINES), required=True)
+    add("--backend", choices=[name for name in BACKENDS if get_backend(name).timed], required=True)
     add("--bundles", default="*", help="names or quoted patterns, with commas")
     add("--max_parameters_m", type=float, default=100, help="leave out larger networks; millions")
     add("--scheme", default="w8a8_engine", help="of the INT8 engines")
@@ -150,8 +138,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _ready(options: argparse.Namespace) -> list[BundleInfo]:
-    if options.backend == "tensorrt":
-        import_lane()
+    get_backend(options.backend).require_machine()
+    if get_backend(options.backend).device != "cpu":
         torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32 in torch too
     return chosen_bundles(options.bundles, options.max_parameters_m)
 

@@ -44,7 +44,7 @@ from mqb_monai.study.cell_records import assemble_record, total_bytes
 from mqb_monai.study.cells import Cell
 from mqb_monai.study.scoring import scoring_of
 from mqb_monai.system.lock import Lock, lock_owner
-from mqb_monai.system.timing import time_in_turns
+from mqb_monai.system.timing import interleaved_medians
 
 
 @dataclass
@@ -222,7 +222,9 @@ def _latencies(
             _timed_forward(networks[cell])(x)  # what cannot run fails here, by itself
         if cell.id in report.failed:
             del networks[cell]
-    return time_in_turns({cell: _timed_forward(network) for cell, network in networks.items()}, x, settings.repeats)
+    return interleaved_medians(
+        {cell: _timed_forward(network) for cell, network in networks.items()}, x, settings.repeats
+    )
 
 
 def _timed_forward(network: nn.Module) -> Callable[[torch.Tensor], Any]:

@@ -11,12 +11,12 @@ import torch
 WARM_UPS = 3  # of a GPU, whose libraries choose their kernels at first; a CPU needs one
 
 
-def time_in_turns(networks: Mapping[str, Callable], x: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Median milliseconds of every network, as :func:`times_in_turns`."""
-    return {name: statistics.median(values) for name, values in times_in_turns(networks, x, repeats).items()}
+def interleaved_medians(networks: Mapping[str, Callable], x: torch.Tensor, repeats: int) -> dict[str, float]:
+    """Median milliseconds of every network, as :func:`interleaved_times`."""
+    return {name: statistics.median(values) for name, values in interleaved_times(networks, x, repeats).items()}
 
 
-def times_in_turns(networks: Mapping[str, Callable], x: torch.Tensor, repeats: int) -> dict[str, list[float]]:
+def interleaved_times(networks: Mapping[str, Callable], x: torch.Tensor, repeats: int) -> dict[str, list[float]]:
     """Milliseconds of every network on ``x`` ``(B, C, H, W, D)``, once per turn, after turns that warm up.
 
     In turns, so that a busy machine slows all of them alike. CUDA events time what a GPU does, the wall clock a CPU.

@@ -21,7 +21,7 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize
 from mqb_monai.quantization.compiled import fused_kernels
-from mqb_monai.system.timing import times_in_turns
+from mqb_monai.system.timing import interleaved_times
 
 SCHEMES = ("w8a8_per_tensor", "w8a8_per_channel", "w8a8_adaptive")
 
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.simplefilter("ignore")  # third-party imports, and layers that never run
     network = NETWORKS[options.network](options.size).eval().to(options.device)
     x = torch.randn(1, 1, *[options.size] * 3).to(options.device)
-    times = times_in_turns(candidates(network, x), x, options.repeats)
+    times = interleaved_times(candidates(network, x), x, options.repeats)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     device = torch.cuda.get_device_name() if x.is_cuda else f"{options.threads} threads"
     print(

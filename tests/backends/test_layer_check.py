@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.layer_check import LayerAgreement, _without_ties, check_layers, refuse_disagreement
+from mqb_monai.backends.layer_check import LayerAgreement, _without_ties, measure_layers, require_agreement
 from mqb_monai.backends.openvino.conversion import run_layers
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize
@@ -14,12 +14,12 @@ pytest.importorskip("openvino")
 
 
 def test_every_layer_once(qnet, x):
-    agreements = check_layers(qnet, x, run_layers)
+    agreements = measure_layers(qnet, x, run_layers)
     assert [agreement.layer for agreement in agreements] == ["first.0", "down", "up", "merge", "token", "head"]
     assert all(agreement.share == 1 for agreement in agreements)
     assert all(agreement.max_steps < 1e-2 for agreement in agreements)
     assert agreements[2].elements == 8 * 12 * 8 * 8  # the first sample
-    refuse_disagreement(agreements, "OpenVINO")
+    require_agreement(agreements, "OpenVINO")
 
 
 def test_a_corrupted_layer_is_named(qnet, x, tmp_path):
@@ -32,14 +32,14 @@ def test_a_corrupted_layer_is_named(qnet, x, tmp_path):
 
 def test_an_example_of_zeros_hides_nothing(qnet, x):
     qnet.first[0].weight_scale *= 1.5
-    worst = min(check_layers(qnet, torch.zeros_like(x), run_layers), key=lambda agreement: agreement.share)
+    worst = min(measure_layers(qnet, torch.zeros_like(x), run_layers), key=lambda agreement: agreement.share)
     assert worst.layer == "first.0"
     assert worst.share < 0.9
 
 
 def test_modes_and_hooks_stay(qnet, x):
     qnet.train()
-    check_layers(qnet, x, run_layers)
+    measure_layers(qnet, x, run_layers)
     assert qnet.training
     assert not any(module._forward_pre_hooks for module in qnet.modules())
 
@@ -63,7 +63,7 @@ def test_kinds_of_layers(layer, shape, engine_scheme):
     torch.manual_seed(0)
     layer.reset_parameters()
     x = torch.randn(shape)
-    (agreement,) = check_layers(quantize(layer, engine_scheme, [x]), x, run_layers)
+    (agreement,) = measure_layers(quantize(layer, engine_scheme, [x]), x, run_layers)
     assert agreement.share == 1  # a tie may go the other way: one step
     assert agreement.max_steps <= 1.001
 
@@ -89,12 +89,12 @@ def test_a_channel_without_weights(engine_scheme):
     with torch.no_grad():
         layer.weight[1] = 0
     qnet = quantize(layer, engine_scheme, [torch.randn(1, 2, 6, 6, 6)])
-    (agreement,) = check_layers(qnet, torch.randn(1, 2, 6, 6, 6), run_layers)
+    (agreement,) = measure_layers(qnet, torch.randn(1, 2, 6, 6, 6), run_layers)
     assert agreement.share == 1
 
 
 def test_just_below_the_required_share():
     good = LayerAgreement("a", 1000, 0.999, 3.0)
-    refuse_disagreement([good], "OpenVINO")
+    require_agreement([good], "OpenVINO")
     with pytest.raises(InputError, match=r"layer 'b' .*99.80%"):
-        refuse_disagreement([good, LayerAgreement("b", 1000, 0.998, 3.0)], "OpenVINO")
+        require_agreement([good, LayerAgreement("b", 1000, 0.998, 3.0)], "OpenVINO")

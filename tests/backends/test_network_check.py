@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.network_check import LIMIT, check_network, perturbed
+from mqb_monai.backends.network_check import LIMIT, measure_network, perturbed
 from mqb_monai.backends.openvino import conversion
 from mqb_monai.quantization import quantize
 
 
 def test_an_engine_that_is_the_simulation(qnet, x, caplog):
-    check = check_network(qnet.train(), x, lambda x: qnet.eval()(x).detach())
+    check = measure_network(qnet.train(), x, lambda x: qnet.eval()(x).detach())
     with torch.no_grad():
         assert check["output"] == pytest.approx(qnet(x).pow(2).mean().sqrt().item())
     assert check["difference"] == 0
@@ -23,15 +23,15 @@ def test_an_engine_that_is_the_simulation(qnet, x, caplog):
 
 def test_modes_stay(qnet, x):
     qnet.train().up.eval()
-    check_network(qnet, x, lambda x: x)
+    measure_network(qnet, x, lambda x: x)
     assert qnet.training and qnet.first.training and not qnet.up.training
 
 
 @pytest.mark.parametrize(("factor", "warned"), [(0.9, False), (1.1, True), (float("nan"), True)])
 def test_a_difference_is_said_beyond_the_limit(qnet, x, caplog, factor, warned):
-    sensitivity = check_network(qnet, x, qnet)["sensitivity"]
+    sensitivity = measure_network(qnet, x, qnet)["sensitivity"]
     caplog.clear()
-    check = check_network(qnet, x, lambda x: qnet(x).detach() + factor * LIMIT * sensitivity)
+    check = measure_network(qnet, x, lambda x: qnet(x).detach() + factor * LIMIT * sensitivity)
     assert check["difference"] == pytest.approx(factor * LIMIT * sensitivity, rel=1e-4, nan_ok=True)
     assert ("differs from the simulation's" in caplog.text) == warned
 
@@ -41,7 +41,7 @@ def test_a_negligible_difference_is_not_said_where_noise_tips_no_rounding(caplog
     layer = nn.Linear(4, 1, bias=False)
     nn.init.ones_(layer.weight)
     x = torch.tensor([[127.0, 2.0, 3.0, 4.0]])
-    check = check_network(quantize(layer, engine_scheme, [x]), x, lambda x: torch.full((1, 1), 136.1))
+    check = measure_network(quantize(layer, engine_scheme, [x]), x, lambda x: torch.full((1, 1), 136.1))
     assert check["sensitivity"] < 1e-3 * 136
     assert (check["difference"], check["output"]) == (pytest.approx(0.1, abs=1e-4), pytest.approx(136))
     assert caplog.text == ""
@@ -56,8 +56,8 @@ def test_perturbed_adds_the_same_noise_each_time_and_leaves_the_network():
 
 
 def test_nothing_to_compare(network, qnet, x):
-    assert check_network(network, x, network) == {}
-    assert check_network(qnet, torch.ones_like(x), qnet) == {}
+    assert measure_network(network, x, network) == {}
+    assert measure_network(qnet, torch.ones_like(x), qnet) == {}
 
 
 def test_a_norm_on_integers_is_said_though_every_layer_agrees(tmp_path, monkeypatch, caplog, engine_scheme):

@@ -151,9 +151,7 @@ def test_quantized_network_refuses_an_unknown_backend(network):
 def test_quantized_network_refuses_what_does_not_fit(make, state, network, strict):
     module = make()
     float_state = network.state_dict()
-    with pytest.raises(
-        InputError, match=r"not a quantized checkpoint: .*its keys: first\.0\.weight, first\.0\.bias"
-    ):
+    with pytest.raises(InputError, match=r"not a quantized checkpoint: .*its keys: first\.0\.weight, first\.0\.bias"):
         module.load_state_dict(float_state, strict=strict)
     with pytest.raises(InputError, match=r"the checkpoint lacks head\.bias"):
         module.load_state_dict({key: state[key] for key in state if key != "head.bias"}, strict=strict)

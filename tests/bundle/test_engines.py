@@ -4,7 +4,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from mqb_monai.backends.torch_network import TorchEngine
+from mqb_monai.backends.torch_backend import TorchEngine
 from mqb_monai.bundle.engines import build_network, simulated_network
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.engine import EngineHandler

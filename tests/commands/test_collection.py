@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from mqb_monai.commands.collection import list_command, pack
 
 

@@ -26,7 +26,7 @@ def timings(backend: str = "tensorrt", published: list | None = None) -> EngineT
         backend=backend,
         scheme="w8a8_engine",
         device="a GPU",
-        threads=None,
+        threads=None if backend == "tensorrt" else 4,
         input_shape=[1, 1, 96, 96, 96],
         repeats=5,
         weights="random",

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mqb_monai.backends import get_backend
 from mqb_monai.records.engine_timings import read_timings
-from mqb_monai.study.engine_timings import ENGINES, TORCH, main
+from mqb_monai.study.engine_timings import TORCH, main
 
 # Of a bundle without a checkpoint of the scheme; they are unused heads of deep supervision.
 pytestmark = pytest.mark.filterwarnings("ignore:these layers saw no calibration data")
 
 
-def test_main_writes_a_record_of_every_engine(tmp_path, capsys):
+def test_main_writes_a_record_of_every_engine(tmp_path, capsys, engine_scheme):
     """A real bundle in a small window: what is measured differs from machine to machine, how it hangs together not."""
-    pytest.importorskip("openvino")
-    words = "--backend openvino --bundles nnunet_hippocampus --size 16 16 16 --repeats 1 --threads 1 --out".split()
-    main([*words, str(tmp_path)])
+    words = "--backend openvino --bundles nnunet_hippocampus --size 16 16 16 --repeats 1 --threads 1".split()
+    main([*words, "--scheme", engine_scheme, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     record = read_timings(tmp_path / "engines" / "nnunet_hippocampus.openvino.json")
     rows = {row.engine: row for row in record.engines}
-    assert {TORCH, "OpenVINO FP32", "OpenVINO INT8"} <= rows.keys() <= {TORCH, *ENGINES["openvino"]}
+    assert {TORCH, "OpenVINO FP32", "OpenVINO INT8"} <= rows.keys() <= {TORCH, *get_backend("openvino").timed}
     assert all(name in printed for name in rows) and "1 threads, 1 turns" in printed
     assert (record.input_shape, record.threads, record.weights) == ([1, 1, 16, 16, 16], 1, "trained")
     fp32, int8 = rows["OpenVINO FP32"], rows["OpenVINO INT8"]

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import plain_input, refuse_signature
 from mqb_monai.backends.onnx.file import import_onnx
 from mqb_monai.backends.onnx.layers import onnx_operators
 from mqb_monai.backends.onnx.names import name_nodes
-from mqb_monai.backends.openvino.conversion import on_cpu
-from mqb_monai.errors import InputError
+from mqb_monai.backends.tensors import plain_input
+from mqb_monai.backends.traceable import conversion_error, on_cpu
 from mqb_monai.quantization.calibrate import inference_only
 
 # TensorRT 10 reads up to 20, TensorRT 11 up to 25 (NVIDIA's ONNX Opset Guide); from 20 on GELU is an operator.
@@ -41,28 +40,28 @@ def export_model(network: nn.Module, example_input: torch.Tensor) -> Any:
     # torch.export takes an axis of length 1 for a constant.
     example = plain_input(example_input[:1]).expand(2, *example_input.shape[1:])
     network = on_cpu(network)
-    with inference_only(network), onnx_operators(network), _quiet():
-        try:
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
-                verbose=False,
-            )
-        except Exception as error:  # whatever a network's own forward or torch's exporter raises
-            raise InputError(
-                f"torch could not export {type(network).__name__} to ONNX for inputs {tuple(example_input.shape)} with "
-                f"a batch axis of any length: {_cause(error)}. Check that the network runs on two such inputs at once; "
-                "backend 'torch' runs it as it is."
-            ) from error
-    graph = program.model.graph
-    refuse_signature(network, len(graph.inputs), len(graph.outputs))
+    try:
+        model = _exported(network, example)
+    except Exception as error:  # whatever a network's own forward or torch's exporter raises
+        what = f"torch could not export {type(network).__name__} to ONNX (with a batch axis of any length)"
+        raise conversion_error(what, error, network, (example,)) from error
+    graph = model.graph
     graph.outputs[0].name = OUTPUT
-    name_nodes(program.model, network)
-    return program.model
+    name_nodes(model, network)
+    return model
+
+
+def _exported(network: nn.Module, example: torch.Tensor) -> Any:
+    with inference_only(network), onnx_operators(network), _quiet():
+        return torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            verbose=False,
+        ).model
 
 
 @contextmanager
@@ -79,10 +78,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what went wrong first: the exporter wraps it in advice of many lines."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:500]

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import CompiledNetwork, plain_input
+from mqb_monai.backends.engine import CompiledNetwork
 from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import import_onnx, refuse_wrong_size
 from mqb_monai.backends.qdq_lint.graph import QdqGraph, cut_layers
+from mqb_monai.backends.tensors import plain_input
 from mqb_monai.errors import InputError
 
 

@@ -1,109 +1,85 @@
-"""The OpenVINO backend: real INT8 on CPUs. The main path of an engine, from the network to the folder on disk."""
+"""The OpenVINO backend: real INT8 on CPUs."""
 
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import OpenVINOEngine, refuse_signature
-from mqb_monai.backends.engine_record import (
-    EngineRecord,
-    describe_engine,
-    fitting_record,
-    refuse_foreign_folder,
-    write_record,
-)
-from mqb_monai.backends.layer_check import checked_layers
-from mqb_monai.backends.network_check import check_network
-from mqb_monai.backends.openvino.conversion import (
-    compile_model,
-    convert,
-    cpu_capabilities,
-    cpu_name,
-    import_openvino,
-    read_model,
-    run_layers,
-)
-from mqb_monai.backends.openvino.integer_support import refuse_saturation, refuse_unsupported
+from mqb_monai.backends.backend import Backend, Converted
+from mqb_monai.backends.engine_record import EngineRecord
+from mqb_monai.backends.openvino import conversion
+from mqb_monai.backends.openvino.engine import OpenVINOEngine
+from mqb_monai.backends.openvino.exact_weights import refuse_saturation
 from mqb_monai.backends.openvino.placement import float_layers, read_placement
-from mqb_monai.quantization import quantized_layers
-from mqb_monai.system.files import atomic_path
-from mqb_monai.system.versions import versions
+from mqb_monai.errors import InputError
 
 logger = logging.getLogger(__name__)
+FILE = "model.xml"
 
 
-def compile_network(
-    network: nn.Module,
-    example_input: torch.Tensor,
-    path: str | os.PathLike,
-    precision: str,
-    threads: int | None,
-    rebuild: bool,
-) -> OpenVINOEngine:
-    """See :func:`mqb_monai.backends.compile_network`: load the engine in ``path`` where it fits, else build it."""
-    import_openvino()
-    if quantized_layers(network):
-        refuse_unsupported(network)
+class OpenVINOBackend(Backend):
+    """Built of quantized layers only; the graph is traced by torch and read by OpenVINO, never by way of ONNX."""
+
+    name = "openvino"
+    label = "OpenVINO"
+    precisions = ("fp32", "bf16")
+    operations = False
+    timed: ClassVar = {
+        "OpenVINO FP32": ("fp32", "fp32"),
+        "OpenVINO BF16": ("bf16", "bf16"),
+        "OpenVINO INT8": ("int8", "fp32"),
+        "OpenVINO INT8 + BF16": ("int8", "bf16"),
+    }
+
+    def require_machine(self, network: nn.Module | None = None) -> None:
         # At every start, cached engine or not: a folder may have moved to a CPU that has the same name.
-        refuse_saturation(network)
-    cpu = f"{cpu_name()} ({', '.join(cpu_capabilities())})"
-    version = import_openvino().get_version()
-    wanted = describe_engine(network, example_input, "openvino", precision, version, cpu)
-    folder = Path(path)
-    cached = None if rebuild else _load(folder, wanted, threads)
-    return cached or _build(network, example_input, folder, wanted, threads)
+        conversion.import_openvino()
+        if network is not None:
+            refuse_saturation(network)
+
+    def machine_precisions(self) -> tuple[str, ...]:
+        return self.precisions if "BF16" in conversion.cpu_capabilities() else ("fp32",)
+
+    def device_name(self) -> str:
+        return conversion.cpu_name()
+
+    def identity(self) -> dict[str, str]:
+        cpu = f"{conversion.cpu_name()} ({', '.join(conversion.cpu_capabilities())})"
+        return {"engine_version": conversion.import_openvino().get_version(), "cpu": cpu}
+
+    def convert(self, network: nn.Module, example_input: torch.Tensor, precision: str) -> Converted:
+        return Converted(conversion.convert(network, (example_input,)), network)
+
+    def save(self, converted: Converted, folder: Path, precision: str) -> None:
+        try:
+            conversion.import_openvino().save_model(converted.program, folder / FILE, compress_to_fp16=False)
+            conversion.read_model(folder / FILE)  # a truncated file shows at once
+        except RuntimeError as error:  # OpenVINO's word for a full disk
+            raise OSError(f"OpenVINO could not write the model ({str(error).splitlines()[0]})") from error
+
+    def load(self, folder: Path, record: EngineRecord, threads: int | None) -> OpenVINOEngine:
+        try:
+            model = conversion.read_model(folder / FILE)
+            return OpenVINOEngine(conversion.compile_model(model, record.precision, threads), record)
+        except RuntimeError as error:
+            raise InputError(f"{folder / FILE} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def run_layers(
+        self, layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor], folder: Path, threads: int | None
+    ) -> dict[str, torch.Tensor]:
+        return conversion.run_layers(layers, inputs)
+
+    def placement(self, engine: OpenVINOEngine, network: nn.Module, converted: Converted) -> dict[str, Any]:
+        placement = read_placement(engine.compiled, network)
+        left_float = float_layers(placement, network)
+        if left_float:
+            logger.warning("these quantized layers do not run as integers on this CPU: %s", ", ".join(left_float))
+        return {"placement": placement, "float_layers": left_float}
 
 
-def _load(folder: Path, wanted: EngineRecord, threads: int | None) -> OpenVINOEngine | None:
-    found = fitting_record(folder, wanted)
-    if found is None:
-        return None
-    try:
-        compiled = compile_model(read_model(folder / "model.xml"), wanted.precision, threads)
-    except RuntimeError as error:
-        logger.warning("the engine in %s is damaged and is built anew (%s)", folder, str(error).splitlines()[0])
-        return None
-    logger.info("loaded the engine in %s (%s)", folder, found.scheme)
-    return OpenVINOEngine(compiled, found)
-
-
-def _build(
-    network: nn.Module, example_input: torch.Tensor, folder: Path, wanted: EngineRecord, threads: int | None
-) -> OpenVINOEngine:
-    refuse_foreign_folder(folder)
-    logger.info("building the %s engine for %s in %s", wanted.scheme, tuple(wanted.input_shape), folder)
-    model = convert(network, (example_input,))
-    refuse_signature(network, len(model.inputs), len(model.outputs))
-    layer_check = checked_layers(network, example_input, run_layers, "OpenVINO")
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        compiled = _saved_and_compiled(model, temporary, wanted.precision, threads)
-        network_check = check_network(network, example_input, OpenVINOEngine(compiled, wanted))
-        record = _completed(wanted, compiled, network, layer_check=layer_check, network_check=network_check)
-        write_record(temporary, record)
-    return OpenVINOEngine(compiled, record)
-
-
-def _saved_and_compiled(model: Any, folder: Path, precision: str, threads: int | None) -> Any:
-    """Save, then compile what was saved: a truncated file shows at once, and an engine is the same at every load."""
-    try:
-        import_openvino().save_model(model, folder / "model.xml", compress_to_fp16=False)
-        saved = read_model(folder / "model.xml")
-    except RuntimeError as error:  # OpenVINO's word for a full disk
-        raise OSError(f"OpenVINO could not write the model ({str(error).splitlines()[0]})") from error
-    return compile_model(saved, precision, threads)
-
-
-def _completed(wanted: EngineRecord, compiled: Any, network: nn.Module, **checks: dict[str, Any]) -> EngineRecord:
-    placement = read_placement(compiled, network)
-    left_float = float_layers(placement, network)
-    if left_float:
-        logger.warning("these quantized layers do not run as integers on this CPU: %s", ", ".join(left_float))
-    return replace(wanted, placement=placement, float_layers=left_float, versions=versions(), **checks)
+BACKEND = OpenVINOBackend()

@@ -6,10 +6,9 @@ Never by way of ONNX: the same network as QDQ ONNX was read into a model that ra
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -17,15 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import plain_input
 from mqb_monai.backends.openvino.layer_names import naming_decoder, note_names, restore_names
+from mqb_monai.backends.tensors import plain_input
+from mqb_monai.backends.traceable import SideBySide, conversion_error, on_cpu
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import export_mode, quantized_layers
 from mqb_monai.quantization.calibrate import inference_only
 from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.records.precisions import PRECISIONS
 
-# On such CPUs OpenVINO computes in BF16 unless told otherwise: the hint is always set.
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 _TINY_BIAS = 1e-30  # added to a float32 sum it is lost, but OpenVINO does not remove it as it does a zero
 
 
@@ -68,12 +67,8 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
             shapes = [tuple(x.shape) for x in inputs]
             model = openvino.convert_model(decoder, example_input=inputs, input=shapes)
         except Exception as error:  # whatever a network's own forward, torch's tracer or OpenVINO raises
-            reason = " ".join(str(error).split())[:500]
-            raise InputError(
-                f"OpenVINO could not convert {type(network).__name__} for inputs "
-                f"{', '.join(str(tuple(x.shape)) for x in inputs)}: {reason}. "
-                "Check that the network runs on such an input; backend 'torch' runs it as it is."
-            ) from error
+            what = f"OpenVINO could not convert {type(network).__name__}"
+            raise conversion_error(what, error, network, inputs) from error
     restore_names(model)
     return model
 
@@ -86,7 +81,8 @@ def compile_model(model: Any, precision: str = "fp32", threads: int | None = Non
     """
     if precision == "bf16" and "BF16" not in cpu_capabilities():
         raise InputError(f"this CPU ({cpu_name()}) does not compute in BF16; take precision fp32")
-    config = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    # On CPUs that have it OpenVINO computes in BF16 unless told otherwise: the hint is always set.
+    config = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision].openvino, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     note_names(model)
@@ -98,25 +94,6 @@ def read_model(path: str | os.PathLike) -> Any:
     core = import_openvino().Core()
     core.set_property({"ENABLE_MMAP": False})
     return core.read_model(path)
-
-
-def on_cpu(network: nn.Module) -> nn.Module:
-    """``network``, or a copy of it on the CPU where any of its tensors is elsewhere."""
-    tensors = [*network.parameters(), *network.buffers()]
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        return network
-    return copy.deepcopy(network).cpu()
-
-
-class SideBySide(nn.Module):
-    """Layers that have nothing to do with each other in one model: one conversion instead of one for each."""
-
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
 
 
 def run_layers(layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

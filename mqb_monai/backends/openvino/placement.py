@@ -32,9 +32,9 @@ def read_placement(compiled: Any, network: nn.Module) -> dict[str, str]:
 
     Returns:
         layer name (the first one of a layer with several) to ``i8``, ``u8``, ``f32``, ``bf16``: the type of the
-        layer's input, or of the kernel's numbers where that is a float kernel. A layer that runs several times in different
-        precisions has all of them (``f32,u8``). ``constant``: its input does not depend on the network's, and its
-        output was computed when compiling. Layers that never run are left out.
+        layer's input, or of the kernel's numbers where that is a float kernel. A layer that runs several times in
+        different precisions has all of them (``f32,u8``). ``constant``: its input does not depend on the network's, and
+        its output was computed when compiling. Layers that never run are left out.
     """
     first = {name: layer.name for layer in find_layers(network) for name in layer.names}
     running: dict[str, set[str]] = {}

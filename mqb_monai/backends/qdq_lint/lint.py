@@ -46,7 +46,7 @@ class Finding:
     Attributes:
         severity: ``error`` or ``hint``.
         rule: a key of :data:`RULES`.
-        node: its name; ``(the model)`` where it is no single node.
+        node: its name; ``(the model)`` where it is not a single node.
         message: what is wrong, and what is expected.
     """
 

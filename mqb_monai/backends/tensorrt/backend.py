@@ -1,8 +1,9 @@
-"""The TensorRT backend: INT8 on NVIDIA GPUs, by torch-tensorrt. The main path, from the network to the folder on disk.
+"""The TensorRT backend: INT8 on NVIDIA GPUs, by torch-tensorrt.
 
-Up to the exported program (:mod:`tensorrt_export`) everything runs on any machine and is tested there. Everything from
-``torch_tensorrt.dynamo.compile`` on needs an NVIDIA GPU and the packages of ``requirements-tensorrt.txt``; what is
-called there is compared with the package's own source (``tests/backends/test_tensorrt_boundary.py``).
+Up to the exported program (:mod:`~mqb_monai.backends.tensorrt.export`) everything runs on any machine and is tested
+there. Everything from ``torch_tensorrt.dynamo.compile`` on needs an NVIDIA GPU and the packages of
+``requirements-tensorrt.txt``; how torch-tensorrt is called is compared with the package's own source
+(``tests/backends/tensorrt/test_boundary.py``).
 """
 
 from __future__ import annotations
@@ -12,30 +13,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from mqb_monai.backends.engine import CompiledNetwork, compiled_batches, plain_input
-from mqb_monai.backends.engine_record import (
-    EngineRecord,
-    describe_engine,
-    differences,
-    fitting_record,
-    read_record,
-    refuse_foreign_folder,
-    write_record,
-)
-from mqb_monai.backends.layer_check import checked_layers
-from mqb_monai.backends.network_check import check_network
-from mqb_monai.backends.openvino.conversion import SideBySide
-from mqb_monai.backends.openvino.integer_support import refuse_unsupported
-from mqb_monai.backends.tensorrt import libraries as tensorrt_lane
-from mqb_monai.backends.tensorrt.export import TensorRTProgram, export_program
+from mqb_monai.backends.backend import Backend, Converted
+from mqb_monai.backends.engine import CompiledNetwork
+from mqb_monai.backends.engine_record import EngineRecord, differences, read_record
+from mqb_monai.backends.tensorrt import libraries
+from mqb_monai.backends.tensorrt.export import export_program
+from mqb_monai.backends.tensors import compiled_batches, plain_input
+from mqb_monai.backends.traceable import SideBySide
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantized_layers
-from mqb_monai.system.files import atomic_path
-from mqb_monai.system.versions import versions
 
 logger = logging.getLogger(__name__)
 FILE = "program.pt2"
@@ -49,7 +40,7 @@ class TensorRTEngine(CompiledNetwork):
 
     def __init__(self, program: nn.Module, record: EngineRecord) -> None:
         super().__init__(record)
-        self.device = tensorrt_lane.DEVICE
+        self.device = libraries.DEVICE
         self._program = (program,)  # in a tuple, where torch does not see it: no parameters
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,102 +52,81 @@ class TensorRTEngine(CompiledNetwork):
         return TensorRTEngine(self._program[0], self.record)
 
 
-def compile_network(
-    network: nn.Module,
-    example_input: torch.Tensor,
-    path: str | os.PathLike,
-    precision: str,
-    threads: int | None,
-    rebuild: bool,
-) -> TensorRTEngine:
-    """See :func:`mqb_monai.backends.compile_network`: load the engine in ``path`` where it fits, else build it.
-
-    An engine of another GPU, compute capability, TensorRT or torch-tensorrt version does not fit. ``threads`` is of
-    CPUs: it changes nothing here.
-    """
-    if quantized_layers(network):
-        refuse_unsupported(network, "tensorrt")  # before anything is asked of the machine
-    tensorrt_lane.import_lane()
-    wanted = describe_engine(
-        network, example_input, "tensorrt", precision, tensorrt_lane.engine_version(), gpu=tensorrt_lane.gpu_name()
-    )
-    folder = Path(path)
-    if not rebuild and fitting_record(folder, wanted):
-        try:
-            return load_engine(folder)
-        except InputError as error:
-            logger.warning("the engine in %s is damaged and is built anew (%s)", folder, error)
-    return _build(network, example_input, folder, wanted)
-
-
 def load_engine(path: str | os.PathLike) -> TensorRTEngine:
     """The engine in a folder by itself, without the network that it was made of.
 
     Raises:
         InputError: no engine there, a damaged one, or one that was built for another GPU or by another version: without
-            its network it cannot be built anew.
+            its network it cannot be built again.
     """
-    tensorrt_lane.import_lane()
+    libraries.import_torch_tensorrt()
     folder = Path(path)
     record = read_record(folder)
     if record is None or record.backend != "tensorrt":
         raise InputError(f"no TensorRT engine in {folder}: expected {FILE} and engine.json, as compile_network writes")
-    here = replace(record, gpu=tensorrt_lane.gpu_name(), engine_version=tensorrt_lane.engine_version())
+    here = replace(record, gpu=libraries.gpu_name(), engine_version=libraries.engine_version())
     if differences(record, here):
         raise InputError(
             f"the engine in {folder} was built by {record.engine_version} for {record.gpu}, and here are "
             f"{here.engine_version} and {here.gpu}: TensorRT engines do not move between them. Build it here from the "
             "network (compile_network, or export.json of the bundle with --backend tensorrt)."
         )
-    return TensorRTEngine(tensorrt_lane.load_program(folder / FILE), record)
+    return TensorRTEngine(libraries.load_program(folder / FILE), record)
 
 
-def _build(network: nn.Module, example_input: torch.Tensor, folder: Path, wanted: EngineRecord) -> TensorRTEngine:
-    refuse_foreign_folder(folder)
-    logger.info("building the %s engine for %s in %s", wanted.scheme, tuple(wanted.input_shape), folder)
-    exported = export_program(network, (plain_input(example_input),), wanted.precision, tensorrt_lane.DEVICE)
-    _refuse_outputs(exported, network)
-    _report_left_float(exported)
-    layer_check = checked_layers(exported.simulation, plain_input(example_input), run_layers, "TensorRT")
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        compiled = tensorrt_lane.compile_program(exported.program, wanted.precision, temporary / FILE)
-        record = replace(
-            wanted,
-            float_layers=list(exported.left_float),
-            layer_check=layer_check,
-            network_check=check_network(exported.simulation, example_input, TensorRTEngine(compiled, wanted)),
-            versions=versions(),
-        )
-        write_record(temporary, record)
-    return load_engine(folder)
+class TensorRTBackend(Backend):
+    """An engine of another GPU, compute capability, TensorRT or torch-tensorrt version does not fit.
 
-
-def run_layers(layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Run layers by TensorRT, each on its own input, in one engine; all by the layers' names.
-
-    Floating point is FP32 here whatever the engine's precision: what is checked is the integer arithmetic.
+    ``threads`` is of CPUs: it changes nothing here.
     """
-    given = tuple(inputs[name] for name in layers)
-    exported = export_program(SideBySide(layers.values()), given, "fp32", tensorrt_lane.DEVICE)
-    program = tensorrt_lane.compile_program(exported.program, "fp32")
-    with torch.no_grad():
-        outputs = program(*(x.to(tensorrt_lane.DEVICE) for x in given))
-    return {name: output.cpu() for name, output in zip(layers, outputs, strict=True)}
+
+    name = "tensorrt"
+    label = "TensorRT"
+    precisions = ("fp32", "bf16", "fp16")
+    float_part = "fp16"  # what tensor cores compute
+    device = libraries.DEVICE
+    timed: ClassVar = {
+        "TensorRT FP32": ("fp32", "fp32"),
+        "TensorRT FP16": ("fp16", "fp16"),
+        "TensorRT INT8 + FP16": ("int8", "fp16"),
+    }
+
+    def require_machine(self, network: nn.Module | None = None) -> None:
+        libraries.import_torch_tensorrt()
+
+    def device_name(self) -> str:
+        return libraries.gpu_name()
+
+    def identity(self) -> dict[str, str]:
+        return {"engine_version": libraries.engine_version(), "gpu": libraries.gpu_name()}
+
+    def convert(self, network: nn.Module, example_input: torch.Tensor, precision: str) -> Converted:
+        exported = export_program(network, (plain_input(example_input),), precision, libraries.DEVICE)
+        return Converted(exported.program, exported.simulation, exported.left_float)
+
+    def save(self, converted: Converted, folder: Path, precision: str) -> None:
+        libraries.compile_program(converted.program, precision, folder / FILE)
+
+    def load(self, folder: Path, record: EngineRecord, threads: int | None) -> TensorRTEngine:
+        return TensorRTEngine(libraries.load_program(folder / FILE), record)
+
+    def run_layers(
+        self, layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor], folder: Path, threads: int | None
+    ) -> dict[str, torch.Tensor]:
+        given = tuple(inputs[name] for name in layers)
+        exported = export_program(SideBySide(layers.values()), given, "fp32", libraries.DEVICE)
+        program = libraries.compile_program(exported.program, "fp32")
+        with torch.no_grad():
+            outputs = program(*(x.to(libraries.DEVICE) for x in given))
+        return {name: output.cpu() for name, output in zip(layers, outputs, strict=True)}
+
+    def placement(self, engine: TensorRTEngine, network: nn.Module, converted: Converted) -> dict[str, Any]:
+        left = converted.left_float
+        if left:
+            total = len(left) + len(quantized_layers(converted.simulation))
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
+            logger.warning("%d of %d quantized layers stay float in TensorRT: %s", len(left), total, reasons)
+        return super().placement(engine, network, converted)
 
 
-def _refuse_outputs(exported: TensorRTProgram, network: nn.Module) -> None:
-    outputs = len(exported.program.graph_signature.user_outputs)
-    if outputs != 1:
-        raise InputError(
-            f"an engine needs a network with one output, {type(network).__name__} has {outputs}; switch off deep "
-            "supervision and the like"
-        )
-
-
-def _report_left_float(exported: TensorRTProgram) -> None:
-    left = exported.left_float
-    if left:
-        total = len(left) + len(quantized_layers(exported.simulation))
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
-        logger.warning("%d of %d quantized layers stay float in TensorRT: %s", len(left), total, reasons)
+BACKEND = TensorRTBackend()

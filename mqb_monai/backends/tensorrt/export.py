@@ -15,9 +15,8 @@ from torch import nn
 
 from mqb_monai.backends.tensorrt.layers import emit_operators, place_layers
 from mqb_monai.backends.tensorrt.quantize_op import quantize_operator
-from mqb_monai.errors import InputError
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from mqb_monai.backends.traceable import conversion_error
+from mqb_monai.records.precisions import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,26 @@ def export_program(
     Args:
         network: float or quantized with per-tensor activations; stays as it is.
         example_inputs: one float32 tensor ``(B, C, H, W, D)`` or ``(B, C, H, W)`` per argument of ``forward``.
-        precision: a key of :data:`DTYPES`, for everything but the INT8 layers.
+        precision: a key of :data:`~mqb_monai.records.precisions.PRECISIONS`, for everything but the INT8 layers.
         device: where the program's constants lie; torch-tensorrt compiles a program on ``cuda``.
 
     Raises:
         InputError: the network cannot be exported, or returns anything but tensors.
     """
     simulation, left_float = place_layers(network)
-    emitting = copy.deepcopy(simulation).to(device, DTYPES[precision]).eval().requires_grad_(False)
+    dtype = getattr(torch, PRECISIONS[precision].dtype)
+    emitting = copy.deepcopy(simulation).to(device, dtype).eval().requires_grad_(False)
     emit_operators(emitting)
     inputs = tuple(x.to(device) for x in example_inputs)
     if precision != "fp32":
-        emitting = _InDtype(emitting, DTYPES[precision])
+        emitting = _InDtype(emitting, dtype)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of shapes that become constants, which is what a static engine wants
         try:
             program = torch.export.export(emitting, inputs, strict=False)
         except Exception as error:  # whatever a network's own forward or the exporter raises
-            raise InputError(
-                f"{type(network).__name__} cannot be exported for inputs of "
-                f"{', '.join(str(tuple(x.shape)) for x in example_inputs)} in {precision}: "
-                f"{' '.join(str(error).split())[:500]}. Check that it runs on such an input; backend 'torch' runs it "
-                "as it is."
-            ) from error
+            what = f"torch could not export {type(network).__name__} in {precision}"
+            raise conversion_error(what, error, simulation, example_inputs) from error
     return TensorRTProgram(program, simulation.eval(), left_float, count_operators(program.graph))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mqb_monai.backends.tensorrt.quantize_op import amax_of_scale, quantize_to_int8
+from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
 from mqb_monai.quantization.layer_weight import TRANSPOSED
 from mqb_monai.quantization.layers import parent_type
@@ -50,6 +51,12 @@ class _EmitsShuffle(_EmitsOperator):
         y = y.reshape(x.shape[0], self.out_channels, *self.kernel_size, *x.shape[2:])  # 8 axes, TensorRT's most
         order = [axis for pair in zip(range(2 + axes, 2 + 2 * axes), range(2, 2 + axes), strict=True) for axis in pair]
         sizes = [size * kernel for size, kernel in zip(x.shape[2:], self.kernel_size, strict=True)]
+        if output_size is not None and list(output_size)[-axes:] != sizes:
+            raise InputError(
+                f"layer {self.layer_name!r} is a transposed convolution that is called with output_size "
+                f"{tuple(output_size)}, and TensorRT's INT8 form of it gives {tuple(sizes)}. Leave it float (quantize "
+                f"with exclude={self.layer_name!r})."
+            )
         return y.permute(0, 1, *order).reshape(x.shape[0], self.out_channels, *sizes)
 
 
@@ -90,7 +97,7 @@ EMITTING = {
 }
 
 
-def int8_obstacle(layer: QuantizedLayer) -> str | None:
+def reason_float(layer: QuantizedLayer) -> str | None:
     """Why TensorRT cannot take a layer in INT8; None where it can."""
     if type(layer) not in EMITTING:
         return (
@@ -134,7 +141,7 @@ def place_layers(qnet: nn.Module) -> tuple[nn.Module, dict[str, str]]:
         a copy on the CPU in which such a layer is a float layer with the (rounded) weight; layer name to reason.
     """
     placed = copy.deepcopy(qnet).cpu()
-    left_float = {name: reason for name, each in quantized_layers(placed).items() if (reason := int8_obstacle(each))}
+    left_float = {name: reason for name, each in quantized_layers(placed).items() if (reason := reason_float(each))}
     for name in left_float:
         _make_float(placed.get_submodule(name))
     return placed, left_float
@@ -153,8 +160,9 @@ def emit_operators(placed: nn.Module) -> None:
         for name, scale in list(point.named_buffers()):
             if name.startswith("scale"):
                 point.register_buffer(name.replace("scale", "amax"), amax_of_scale(scale))
-    for layer in quantized_layers(placed).values():
+    for name, layer in quantized_layers(placed).items():
         layer.__class__ = EMITTING[type(layer)]
+        layer.layer_name = name
         layer.register_buffer("input_amax", amax_of_scale(layer.input_scale))
         if isinstance(layer, TRANSPOSED):
             _make_pointwise(layer)

@@ -30,7 +30,7 @@ COMPILE_OPTIONS = {"min_block_size": 1, "truncate_double": True}
 SAVE_OPTIONS = {"output_format": "exported_program", "retrace": True, "pickle_protocol": 4}
 
 
-def import_lane() -> ModuleType:
+def import_torch_tensorrt() -> ModuleType:
     """The ``torch_tensorrt`` package, ModelOpt imported before it: only then it converts the quantize operator.
 
     Raises:
@@ -72,10 +72,12 @@ def compile_program(program: torch.export.ExportedProgram, precision: str, path:
     Raises:
         InputError: TensorRT cannot build it, or leaves a quantize operator to torch.
     """
-    lane = import_lane()
+    torch_tensorrt = import_torch_tensorrt()
     inputs = example_inputs(program)
     try:
-        compiled = lane.dynamo.compile(program, arg_inputs=inputs, disable_tf32=precision == "fp32", **COMPILE_OPTIONS)
+        compiled = torch_tensorrt.dynamo.compile(
+            program, arg_inputs=inputs, disable_tf32=precision == "fp32", **COMPILE_OPTIONS
+        )
     except Exception as error:  # TensorRT's builder has no exception of its own
         reason = " ".join(str(error).split())[:500]
         raise InputError(
@@ -84,7 +86,7 @@ def compile_program(program: torch.export.ExportedProgram, precision: str, path:
         ) from error
     refuse_quantizing_in_torch(compiled)
     if path is not None:
-        lane.save(compiled, str(path), arg_inputs=inputs, **SAVE_OPTIONS)
+        torch_tensorrt.save(compiled, str(path), arg_inputs=inputs, **SAVE_OPTIONS)
     return compiled
 
 
@@ -106,7 +108,7 @@ def refuse_quantizing_in_torch(compiled: nn.Module) -> None:
     if left:
         raise InputError(
             f"torch-tensorrt left {left} quantize operators to torch, where they only cost time: it has no converter "
-            "for them. It registers one where ModelOpt is imported before it: start anew, and import nothing of "
+            "for them. It registers one where ModelOpt is imported before it: start again, and import nothing of "
             "torch_tensorrt before mqb_monai."
         )
 
@@ -118,6 +120,6 @@ def load_program(path: Path) -> nn.Module:
         InputError: the file is missing or damaged.
     """
     try:
-        return import_lane().load(str(path)).module()
+        return import_torch_tensorrt().load(str(path)).module()
     except Exception as error:  # torch's and torch-tensorrt's readers raise whatever a damaged file leads them to
         raise InputError(f"{path} cannot be loaded ({' '.join(str(error).split())[:300]}); build it again") from error

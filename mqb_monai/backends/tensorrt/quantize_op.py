@@ -79,7 +79,7 @@ def _import_modelopt() -> None:
     if find_spec("modelopt") is None:
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what its imports warn of is nothing that a user could mend
+        warnings.simplefilter("ignore")  # a user can do nothing about what its imports warn of
         try:
             import_module("modelopt.torch.quantization")
         except ImportError:  # it needs huggingface_hub and requests without saying so; the GPU lane names them

@@ -68,7 +68,7 @@ def test_a_float_network_and_a_damaged_file(network, x, tmp_path, caplog):
     assert "QuantizeLinear" not in {node.op_type for node in onnx.load(tmp_path / "fp32" / "model.onnx").graph.node}
     (tmp_path / "fp32" / "model.onnx").write_bytes(b"damaged")
     assert torch.allclose(build(network, x, tmp_path / "fp32")(x), expected, atol=1e-5)
-    assert "is damaged and is built anew" in caplog.text
+    assert "is damaged and is built again" in caplog.text
 
 
 def test_stands_in_for_a_network(onnx_folder, engine):

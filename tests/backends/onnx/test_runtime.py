@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.backends.layer_check import check_layers
+from mqb_monai.backends.layer_check import measure_layers
 from mqb_monai.backends.onnx.export import export_model
 from mqb_monai.backends.onnx.file import read_model, save_model
 from mqb_monai.backends.onnx.runtime import run_layers
@@ -33,7 +33,7 @@ def test_a_network_that_is_one_layer(layer, shape, tmp_path):
     qnet = quantize(layer, "w8a8_engine", [x])
     save_model(export_model(qnet, x), tmp_path / "model.onnx")
     model = read_model(tmp_path / "model.onnx")
-    (agreement,) = check_layers(qnet, x, lambda layers, inputs: run_layers(model, layers, inputs, threads=1))
+    (agreement,) = measure_layers(qnet, x, lambda layers, inputs: run_layers(model, layers, inputs, threads=1))
     assert agreement.layer == "" and agreement.share == 1 and agreement.max_steps < 0.01
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.tensorrt import libraries as tensorrt_lane
+from mqb_monai.backends.tensorrt import libraries
 from mqb_monai.backends.tensorrt.backend import load_engine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize
@@ -58,10 +58,10 @@ def lane(monkeypatch):
         return SimpleNamespace(module=lambda: saved[Path(path).read_text()])
 
     stand_in = SimpleNamespace(dynamo=SimpleNamespace(compile=compile_), save=save, load=load, calls=calls)
-    monkeypatch.setattr(tensorrt_lane, "DEVICE", "cpu")
-    monkeypatch.setattr(tensorrt_lane, "import_lane", lambda: stand_in)
-    monkeypatch.setattr(tensorrt_lane, "engine_version", lambda: "TensorRT 11.0, torch-tensorrt 2.13")
-    monkeypatch.setattr(tensorrt_lane, "gpu_name", lambda: "GPU A (compute capability 9.0)")
+    monkeypatch.setattr(libraries, "DEVICE", "cpu")
+    monkeypatch.setattr(libraries, "import_torch_tensorrt", lambda: stand_in)
+    monkeypatch.setattr(libraries, "engine_version", lambda: "TensorRT 11.0, torch-tensorrt 2.13")
+    monkeypatch.setattr(libraries, "gpu_name", lambda: "GPU A (compute capability 9.0)")
     return stand_in
 
 
@@ -102,7 +102,7 @@ def test_an_engine_that_fits_is_loaded(lane, qnet, x, tmp_path):
 def test_an_engine_of_another_gpu_or_version_is_built_anew(lane, qnet, x, tmp_path, monkeypatch, changed):
     build(qnet, x, tmp_path / "engine")
     built = len(lane.calls)
-    monkeypatch.setattr(tensorrt_lane, changed, lambda: "another")
+    monkeypatch.setattr(libraries, changed, lambda: "another")
     build(qnet, x, tmp_path / "engine")
     assert len(lane.calls) > built
     assert "another" in (tmp_path / "engine" / "engine.json").read_text()
@@ -115,7 +115,7 @@ def test_without_its_network_an_engine_of_another_gpu_or_version_is_refused(
     build(qnet, x, tmp_path / "engine")
     with torch.no_grad():
         assert torch.allclose(load_engine(tmp_path / "engine")(x), qnet(x), rtol=0, atol=1e-5)
-    monkeypatch.setattr(tensorrt_lane, changed, lambda: "another")
+    monkeypatch.setattr(libraries, changed, lambda: "another")
     with pytest.raises(InputError, match=r"was built by .* for GPU A .* do not move between them. Build it here"):
         load_engine(tmp_path / "engine")
 
@@ -189,7 +189,7 @@ def test_a_scheme_that_integers_cannot_compute_is_refused_before_the_machine_is_
 
 
 def test_what_is_missing_is_one_sentence_with_what_to_install(qnet, x, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorrt_lane, "missing_parts", lambda: ["an NVIDIA GPU that torch can use", "tensorrt"])
+    monkeypatch.setattr(libraries, "missing_parts", lambda: ["an NVIDIA GPU that torch can use", "tensorrt"])
     with pytest.raises(InputError) as caught:
         build(qnet, x, tmp_path / "engine")
     assert str(caught.value).startswith("the tensorrt backend needs an NVIDIA GPU that torch can use, tensorrt, which")
@@ -199,17 +199,17 @@ def test_what_is_missing_is_one_sentence_with_what_to_install(qnet, x, tmp_path,
 
 def test_missing_parts_names_the_gpu_and_the_packages(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(tensorrt_lane, "PACKAGES", ("torch", "no_such_package_here"))
-    assert tensorrt_lane.missing_parts() == ["an NVIDIA GPU that torch can use", "no_such_package_here"]
+    monkeypatch.setattr(libraries, "PACKAGES", ("torch", "no_such_package_here"))
+    assert libraries.missing_parts() == ["an NVIDIA GPU that torch can use", "no_such_package_here"]
 
 
 def test_packages_that_do_not_load_are_a_sentence_too(monkeypatch):
     """torch_tensorrt raises a bare Exception where TensorRT's libraries are absent."""
-    monkeypatch.setattr(tensorrt_lane, "missing_parts", lambda: [])
+    monkeypatch.setattr(libraries, "missing_parts", lambda: [])
 
     def fail(name):
         raise Exception("libnvinfer.so.11: cannot open")
 
-    monkeypatch.setattr(tensorrt_lane, "import_module", fail)
+    monkeypatch.setattr(libraries, "import_module", fail)
     with pytest.raises(InputError, match=r"packages that work \(Exception: libnvinfer.so.11: cannot open\)"):
-        tensorrt_lane.import_lane()
+        libraries.import_torch_tensorrt()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mqb_monai.backends.tensorrt import libraries as tensorrt_lane
+from mqb_monai.backends.tensorrt import libraries
 from mqb_monai.backends.tensorrt.export import export_program
 from mqb_monai.quantization import quantize
 from mqb_monai.quantization.operations.quantize_points import quantize_points
@@ -45,7 +45,7 @@ def parameters(wheel: zipfile.ZipFile, name: str, function: str) -> list[str]:
 
 def keywords(function: str) -> set[str]:
     """The keywords with which our own source calls a function of the package."""
-    tree = ast.parse(Path(tensorrt_lane.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(libraries.__file__).read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == function]
     assert calls
     return {word.arg for call in calls for word in call.keywords if word.arg is not None}
@@ -55,8 +55,8 @@ def test_every_keyword_is_one_of_compile(wheel):
     """``dynamo.compile`` swallows unknown keywords: one that was renamed would be ignored without a word."""
     known = parameters(wheel, "dynamo/_compiler.py", "compile")
     assert known[0] == "exported_program"
-    passed = keywords("lane.dynamo.compile") | tensorrt_lane.COMPILE_OPTIONS.keys()
-    assert passed == {"arg_inputs", "disable_tf32", *tensorrt_lane.COMPILE_OPTIONS}
+    passed = keywords("torch_tensorrt.dynamo.compile") | libraries.COMPILE_OPTIONS.keys()
+    assert passed == {"arg_inputs", "disable_tf32", *libraries.COMPILE_OPTIONS}
     assert passed <= set(known)
     assert not {"enabled_precisions", "use_explicit_typing", "calibrator"} & set(known)  # gone: strongly typed always
 
@@ -64,8 +64,8 @@ def test_every_keyword_is_one_of_compile(wheel):
 def test_every_keyword_is_one_of_save_and_load(wheel):
     known = parameters(wheel, "_compile.py", "save")
     assert known[:2] == ["module", "file_path"]
-    assert keywords("lane.save") | tensorrt_lane.SAVE_OPTIONS.keys() <= set(known)
-    assert f'"{tensorrt_lane.SAVE_OPTIONS["output_format"]}"' in source(wheel, "_compile.py")
+    assert keywords("torch_tensorrt.save") | libraries.SAVE_OPTIONS.keys() <= set(known)
+    assert f'"{libraries.SAVE_OPTIONS["output_format"]}"' in source(wheel, "_compile.py")
     assert parameters(wheel, "_compile.py", "load")[0] == "file_path"
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.backends.tensorrt.layers import emit_operators, int8_obstacle, place_layers
+from mqb_monai.backends.tensorrt.export import export_program
+from mqb_monai.backends.tensorrt.layers import emit_operators, place_layers, reason_float
+from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize, quantized_layers
 
 
@@ -86,8 +88,8 @@ def test_place_layers_names_what_tensorrt_cannot_take_and_leaves_it_float(layer,
     ("layer", "shape"),
     [(nn.Conv3d(8, 8, 3, groups=2), (1, 8, 4, 4, 4)), (nn.Conv2d(3, 5, 3), (1, 3, 4, 4)), (nn.Linear(3, 5), (2, 3))],
 )
-def test_int8_obstacle_of_what_tensorrt_takes(layer, shape):
-    assert int8_obstacle(quantized(layer, noise(*shape))) is None
+def test_reason_float_of_what_tensorrt_takes(layer, shape):
+    assert reason_float(quantized(layer, noise(*shape))) is None
 
 
 def test_emit_operators_gives_every_weight_its_amax_on_axis_0(qnet):
@@ -106,3 +108,18 @@ def test_a_layer_that_emits_computes_what_the_simulation_computes(qnet, x):
         expected = placed(x)
         emit_operators(placed)
         assert torch.allclose(placed(x), expected, rtol=0, atol=1e-5)
+
+
+def test_a_transposed_convolution_called_with_another_output_size_is_refused_by_name():
+    class UpToSize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose3d(4, 2, 2, 2)
+
+        def forward(self, x):
+            return self.up(x, output_size=[2 * size + 1 for size in x.shape[2:]])
+
+    x = torch.randn(1, 4, 3, 3, 3)
+    qnet = quantize(UpToSize().eval(), "w8a8_engine", [x])
+    with pytest.raises(InputError, match=r"layer 'up' is .*output_size \(7, 7, 7\).*gives \(6, 6, 6\).*exclude='up'"):
+        export_program(qnet, (x,), "fp32")

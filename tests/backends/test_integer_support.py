@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mqb_monai.backends import compile_network, get_backend
+from mqb_monai.errors import InputError
+from mqb_monai.quantization import SCHEMES, QuantSpec, Scheme, quantize
+
+
+def refuses(backend, what, words):
+    """The backend's reason has the words in their order."""
+    reason = get_backend(backend).reason_unsupported(what)
+    return all(reason.find(word) >= 0 for word in words.split("|"))
+
+
+@pytest.mark.parametrize("granularity", ["per_voxel", "per_token"])
+def test_dynamic_scales(granularity):
+    dynamic = granularity == "per_token"
+    layer, x = (nn.Linear(4, 4), torch.randn(2, 4)) if dynamic else (nn.Conv3d(4, 4, 1), torch.randn(1, 4, 2, 2, 2))
+    qnet = quantize(layer, "w8a8_adaptive", [x])
+    assert refuses("openvino", qnet, f"itself|{granularity} activations: |at run time")
+
+
+def test_asymmetric_eight_bits(x):
+    spec, weight = QuantSpec(8, "per_tensor", symmetric=False), QuantSpec(8, "per_channel")
+    qnet = quantize(nn.Conv3d(1, 2, 3), Scheme("mine", spec, weight, spec, spec, weight), [x])
+    assert refuses("openvino", qnet, "'mine'|asymmetric")
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv3d(1, 1, 3, padding=1), nn.Conv3d(1, 1, 1)
+
+    def forward(self, x):
+        return self.last(x + self.first(x))
+
+
+def test_operations_are_refused_by_openvino_only(x, tmp_path):
+    qnet = quantize(Residual(), "w8a8_tensorrt", [x])
+    reason = "quantized additions, concatenations or matrix products, and this engine is built of layers only"
+    with pytest.raises(InputError, match=f"'w8a8_tensorrt' cannot run.*operation ':add_0' has {reason}.*'w8a8_engine'"):
+        compile_network(qnet, "openvino", x, tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
+    choices = "Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine'"
+    assert refuses("openvino", SCHEMES["w8a8_tensorrt"], f"it has {reason}|{choices}.")
+    for backend in ("onnx", "tensorrt"):
+        for fine in (qnet, SCHEMES["w8a8_tensorrt"], SCHEMES["w7a8_engine"], Residual()):
+            assert get_backend(backend).reason_unsupported(fine) == ""
+        assert refuses(backend, SCHEMES["w4a4_engine"], f"{choices} or 'w8a8_tensorrt'.")
+    assert get_backend("torch").reason_unsupported(SCHEMES["w4a4_engine"]) == ""

@@ -216,7 +216,9 @@ def filled_runs(tmp_path_factory):
     unet = {"study": "medptq", "architecture": "U-Net", "dataset": "BTCV"}
     write_timings(runs, make_timings("unet_btcv", "tensorrt", [unet]))
     failed = evaluation_id(BUNDLES[2][0], "w4a4_engine", "torch", "test")
-    write_error(runs, EvaluationError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24"))
+    write_error(
+        runs, EvaluationError(failed, "MemoryError", "5.2 GiB were needed, 3.1 GiB were free.", "", "2026-11-24")
+    )
     damaged = cell_folder(runs, evaluation_id(BUNDLES[2][0], "w8a8_per_channel", "torch", "test"))
     damaged.mkdir()
     (damaged / "record.json").write_text('{"format": "mqb_monai.cell", "sco', encoding="utf-8")

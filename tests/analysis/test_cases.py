@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 
-from mqb_monai.analysis.cases import analysis_cases, checkpoint_sha256, load_cases
+from mqb_monai.analysis.cases import LoaderCases, checkpoint_sha256, load_cases
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_load_cases_without_a_label_names_the_way_without(dataset):
 @pytest.mark.parametrize(
     ("labels", "cases", "message"),
     [
-        ("false", 1, "--labels True or False, got 'false'"),
-        (True, -1, "--cases 0 .all. or a number of cases, got -1"),
-        (True, "two", "number of cases, got 'two'"),
+        ("false", 1, "--labels must be True or False, got 'false'"),
+        (True, -1, "--cases must be a whole number from 0 on .0: all., got -1"),
+        (True, "two", "whole number from 0 on .0: all., got 'two'"),
     ],
 )
 def test_load_cases_refuses_other_options(dataset, labels, cases, message):
@@ -49,11 +49,17 @@ def test_load_cases_refuses_other_options(dataset, labels, cases, message):
         load_cases(dataset, "validation", labels, cases)
 
 
-def test_analysis_cases_are_plain_tensors_named_after_their_files(network):
-    image = MetaTensor(torch.ones(1, 2, 3, 4), meta={"filename_or_obj": "/somewhere/a.nii.gz"})
-    (case,) = analysis_cases(DataLoader(Dataset([{"image": image}])), network)
-    assert case.name == "a.nii.gz" and type(case.image) is torch.Tensor and case.image.shape == (1, 1, 2, 3, 4)
-    assert isinstance(case.batch["image"], MetaTensor)
+def test_loader_cases_are_plain_tensors_named_after_their_files(network):
+    images = [MetaTensor(torch.full((1, 2, 3, 4), value)) for value in (1.0, 2.0)]
+    dataset = Dataset([{"image": "/data/p1/ct.nii.gz"}, {"image": "/data/p2/ct.nii.gz"}], lambda case: {
+        "image": images["p2" in case["image"]]
+    })  # fmt: skip
+    cases = LoaderCases(DataLoader(dataset), network)
+    for _ in range(2):  # as often as needed
+        first, second = cases
+        assert (first.name, second.name, len(cases)) == ("p1/ct", "p2/ct", 2)
+        assert type(first.image) is torch.Tensor and first.image.shape == (1, 1, 2, 3, 4) and first.score is None
+        assert second.image.max() == 2
 
 
 def test_checkpoint_sha256_is_of_the_file(tmp_path):

@@ -13,6 +13,11 @@ from mqb_monai.quantization import quantize, quantized_layers, save_quantized, w
 SHAPE = (1, 1, 8, 8, 8)
 
 
+def write_quantize_config(root):
+    (root / "configs").mkdir()
+    (root / "configs" / "quantize.json").touch()
+
+
 @pytest.fixture
 def x():
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
@@ -48,6 +53,11 @@ def test_build_network_simulates_the_checkpoint(network, x, quantized_dir, tmp_p
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_build_network_names_the_command_that_makes_a_checkpoint(network, tmp_path, backend):
+    with pytest.raises(
+        InputError, match=rf"python -m mqb_monai quantize --bundle {tmp_path} --images 'GLOB' --scheme w4"
+    ):
+        build_network(network, "w4a4_adaptive", backend, tmp_path / "models" / "quantized", tmp_path, SHAPE)
+    write_quantize_config(tmp_path)  # ours
     with pytest.raises(InputError) as caught:
         build_network(network, "w4a4_adaptive", backend, tmp_path / "models" / "quantized", tmp_path, SHAPE)
     assert "scheme 'w4a4_adaptive' has no checkpoint at" in str(caught.value)
@@ -58,6 +68,7 @@ def test_build_network_names_the_command_that_makes_a_checkpoint(network, tmp_pa
 
 
 def test_simulated_network_gives_the_short_command_inside_the_bundle(network, tmp_path, monkeypatch):
+    write_quantize_config(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"run quantize --config_file configs/quantize.json --scheme w4a4_adaptive "):
         simulated_network(network, "w4a4_adaptive", "./models/quantized")

@@ -9,8 +9,10 @@ import pytest
 
 from mqb_monai import cli
 from mqb_monai.bundle import quantize as bundle_quantization
+from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.cli import main
-from mqb_monai.commands.quantize import split_commas
+from mqb_monai.commands.options import as_numbers, split_list
+from mqb_monai.errors import InputError
 
 
 @pytest.fixture
@@ -18,8 +20,9 @@ def calls(monkeypatch):
     """Record what the command passes on, in the place of quantizing."""
     seen = []
 
-    def quantize_bundle(bundle, scheme, **options):
-        seen.append({"bundle": bundle, "scheme": scheme, **options})
+    def quantize_bundle(bundle, scheme, source, exclude, out):
+        weights = bundle.weights_path.relative_to(Path.cwd()) if bundle.weights else None
+        seen.append((bundle.name, scheme, source, str(weights), exclude, out))
         floats = {"c": "excluded by c", "d": "no calibration data reached it"}
         record = SimpleNamespace(layers={"a": {}, "b": {}}, reasons=floats)
         return bundle_quantization.QuantizedBundle(Path("out") / f"{scheme}.pt", record, 3)
@@ -41,7 +44,8 @@ def test_main_without_arguments_lists_every_command(capsys):
     main([])
     lines = capsys.readouterr().out.splitlines()
     data = ("phantom", "hippocampus", "btcv", "abdomenatlas", "wholebrain", "totalsegmentator")
-    expected = ["list", *(f"data {name}" for name in data), "import weights", "quantize", "pack"]
+    expected = ["list", *(f"data {name}" for name in data), "import weights", "quantize"]
+    expected += ["evaluate", "sensitivity", "activation_shift", "export", "pack"]
     expected += ["engine lint", "engine check"]
     expected += ["bench run", "bench status", "bench table", "report"]
     assert [line[2:26].strip() for line in lines[1:]] == expected
@@ -61,32 +65,40 @@ def test_module_runs_the_command_line():
     assert done.stderr == f"error: unknown command 'nonsense': expected {expected}.\n"
 
 
-def test_quantize_passes_on_every_option_as_text(calls, capsys):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with the bundle ``12``."""
+    (tmp_path / "12" / "configs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_quantize_passes_on_every_option_as_text(calls, here):
     words = "--bundle 12 --images [ab]*.nii.gz --weights a#b.pt --exclude first.*,last --scheme w4a4_engine --out=3"
     main(["quantize", *words.split()])
-    expected = {"bundle": "12", "scheme": "w4a4_engine", "images": ("[ab]*.nii.gz",), "datalist": None}
-    assert calls == [{**expected, "weights": "a#b.pt", "exclude": ("first.*", "last"), "out": "3"}]
+    source = CaseSource(images=(str(here / "[ab]*.nii.gz"),), split="calibration")
+    assert calls == [("12", "w4a4_engine", source, "a#b.pt", ["first.*", "last"], "3")]
 
 
-def test_quantize_says_what_it_wrote_and_how_to_go_on(calls, capsys):
-    main(["quantize", "--bundle", "b", "--datalist", "list.json"])
+def test_quantize_says_what_it_wrote_and_how_to_go_on(calls, here, capsys):
+    main(["quantize", "--bundle", "12", "--datalist", "list.json"])
     out = capsys.readouterr().out
     assert "wrote out/w8a8_engine.pt and its record w8a8_engine.json" in out
     assert "2 layers quantized on 3 case(s), 2 left in floating point" in out
     assert "c: excluded by c" in out and "d: no calibration data reached it" in out
     assert 'load_quantized(network, r"out/w8a8_engine.pt")' in out
-    assert calls[0]["datalist"] == "list.json" and calls[0]["images"] == ()
+    assert calls[0][2] == CaseSource(datalist=str(here / "list.json"), split="calibration")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("quantize --bundle b --schem w8a8_engine", "--schem is no option of quantize: did you mean --scheme?"),
+        ("quantize --bundle b --schem w8a8_engine", "--schem is not an option of quantize: did you mean --scheme?"),
         ("quantize --bundle b --images a.nii b.nii", "quantize: unexpected 'b.nii'. Quote a pattern"),
         ("quantize --bundle b --images", "--images needs a value"),
         ("quantize --bundle --images a.nii", "--bundle needs a value"),
-        ("quantise", "unknown command 'quantise': expected list or data or import or quantize or pack"),
-        ("data phantom --out d --count 4", "--count is no option of data phantom"),
+        ("quantise", "unknown command 'quantise': expected list or data or import or quantize or evaluate"),
+        ("data phantom --out d --count 4", "--count is not an option of data phantom"),
     ],
 )
 def test_main_refuses_bad_words_before_it_runs_anything(words, message, calls, capsys):
@@ -100,6 +112,7 @@ def test_main_names_a_bundle_that_is_not_there(tmp_path, capsys):
 
 
 def test_main_names_an_unknown_scheme(tmp_path, capsys):
+    (tmp_path / "configs").mkdir()
     message = fails(capsys, "quantize", "--bundle", str(tmp_path), "--images", "*.nii", "--scheme", "w3a3")
     assert "unknown scheme 'w3a3'" in message and "w8a8_engine" in message
 
@@ -131,8 +144,22 @@ def test_main_says_that_an_interruption_left_nothing(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("value", ["a,b", ("a", "b"), ["a, b"]])
-def test_split_commas_accepts_what_fire_makes_of_a_list(value):
-    assert split_commas(value) == ("a", "b")
+def test_split_list_accepts_what_fire_makes_of_a_list(value):
+    assert split_list(value) == ["a", "b"]
+
+
+def test_as_numbers_takes_one_number_or_several():
+    assert [as_numbers("t", value) for value in ("", None, 2, 1.5, (1, 2.5), [3])] == [
+        None,
+        None,
+        2,
+        1.5,
+        (1, 2.5),
+        (3,),
+    ]
+    for wrong in ("abc", (1, "b"), True):
+        with pytest.raises(InputError, match="--t must be a number, or several as"):
+            as_numbers("t", wrong)
 
 
 def test_report_takes_one_folder_and_no_second(capsys, tmp_path):

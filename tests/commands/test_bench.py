@@ -21,16 +21,17 @@ def calls(monkeypatch, tmp_path):
 def test_run_splits_lists_and_passes_on_what_was_typed(calls, tmp_path, capsys):
     BENCH["run"](**NEEDED, backends="torch,openvino", threads=2)
     assert calls["expand"] == (
-        ("nnunet_*", "unetr"), ("fp32", "w8a8_*"), ("torch", "openvino"), "data", "test", None,
+        ["nnunet_*", "unetr"], ["fp32", "w8a8_*"], ["torch", "openvino"], "data", "runs", "test", None,
+        ("--threads", "2"),
     )  # fmt: skip
-    grid, settings, command, engine = calls["run"]
-    assert (grid, settings.runs, settings.out, settings.threads, engine) == ("grid", tmp_path / "runs", "runs", 2, None)
+    grid, settings, command, runner = calls["run"]
+    assert (grid, settings.threads, runner) == ("grid", 2, None)
     assert command.startswith("python -m mqb_monai ") and "bench table --out runs" in capsys.readouterr().out
 
 
 def test_run_on_ray_takes_the_resources_of_a_cell(calls, monkeypatch):
     monkeypatch.setattr("mqb_monai.study.ray_runner.run_on_ray", lambda *words: words)
-    BENCH["run"](**NEEDED, engine="ray", address="auto", cpus=2, memory_gib=4)
+    BENCH["run"](**NEEDED, runner="ray", address="auto", cpus=2, memory_gib=4)
     grid, settings, resources, address = calls["run"][3]("grid", "settings")
     assert (grid, settings, address, resources.cpus, resources.memory_gib) == ("grid", "settings", "auto", 2, 4)
 
@@ -38,9 +39,9 @@ def test_run_on_ray_takes_the_resources_of_a_cell(calls, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "dask"}, "--engine dask is not known; choose local or ray"),
-        ({"address": "auto"}, "--address is of a Ray cluster: add --engine ray"),
-        ({"engine": "ray", "cpus": 0}, "more than 0 CPUs"),
+        ({"runner": "dask"}, "--runner dask is not known; choose local or ray"),
+        ({"address": "auto"}, "--address is of a Ray cluster: add --runner ray"),
+        ({"runner": "ray", "cpus": 0}, "more than 0 CPUs"),
         ({"threads": "all"}, "threads must be a whole number from 0 on"),
     ],
 )

@@ -11,7 +11,6 @@ from torch import nn
 
 from mqb_monai.handlers import agreement
 from mqb_monai.handlers.agreement import AgreementHandler, difference_sums
-from mqb_monai.handlers.scores import DiceHandler
 
 # The logit of class 1 in four voxels; that of class 0 is 0.
 ENGINE, SIMULATED, FP32 = [1.0, -1.0, -1.0, 1.0], [1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, -1.0, -2.0]
@@ -49,7 +48,6 @@ def make_engine():
     engine = Engine(step)
     engine.register_events(*IterationEvents)
     engine.inferer = lambda inputs, network: network(inputs)
-    DiceHandler(num_classes=2).attach(engine)
     return engine
 
 

@@ -9,19 +9,30 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import AsDiscreted
 
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.sensitivity import SensitivityStudy
+from mqb_monai.handlers.sensitivity import sensitivity_study
 from mqb_monai.handlers.workflow import run_engine
 from mqb_monai.metrics import dice
 from mqb_monai.quantization import load_quantized, quantize, save_quantized
 from mqb_monai.records.sensitivity import mean_scores, read_sensitivity
 
-NAMES = ("a.nii.gz", "b.nii.gz")
+NAMES = ("a", "b")
 INFERER = SlidingWindowInferer(roi_size=(8, 8, 8), overlap=0.25, mode="gaussian")
 POSTPROCESSING = AsDiscreted(keys="pred", argmax=True)
 
 
 def meta(tensor, name):
-    return MetaTensor(tensor, meta={"filename_or_obj": f"/data/{name}"})
+    return MetaTensor(tensor, meta={"filename_or_obj": f"/data/{name}.nii.gz"})
+
+
+class Named(Dataset):
+    """Cases in memory whose ``data`` name their files, as those of a bundle's data set."""
+
+    def __init__(self, cases):
+        super().__init__([{"image": f"/data/{name}.nii.gz"} for name in NAMES[: len(cases)]])
+        self.cases = cases
+
+    def __getitem__(self, index):
+        return self.cases[index]
 
 
 @pytest.fixture
@@ -45,7 +56,7 @@ def make_study(network, cases, tmp_path):
     def make(cases=cases, labels=True, **changes):
         options = {
             "network": network,
-            "dataloader": DataLoader(Dataset(cases), batch_size=1),
+            "dataloader": DataLoader(Named(cases), batch_size=1),
             "inferer": INFERER,
             "postprocessing": POSTPROCESSING,
             "scheme": "w4a4_per_tensor",
@@ -56,7 +67,7 @@ def make_study(network, cases, tmp_path):
             "num_classes": 3,
             "labels": labels,
         }
-        return SensitivityStudy(**{**options, **changes})
+        return sensitivity_study(**{**options, **changes})
 
     return make
 
@@ -78,7 +89,7 @@ def test_sensitivity_study_scores_every_variant_on_every_case(make_study, networ
     quantized = load_quantized(network, tmp_path / "quantized" / "w4a4_per_tensor.pt").eval()
     logits = {}
     for case in cases:
-        name = case["image"].meta["filename_or_obj"].rpartition("/")[2]
+        name = case["image"].meta["filename_or_obj"][6:7]
         for kind, net in (("fp32", network), ("quantized", quantized)):
             with torch.no_grad():
                 logits[name, kind] = INFERER(case["image"].as_tensor()[None], net)
@@ -112,7 +123,7 @@ class Stop(Exception):
 
 
 def test_sensitivity_study_goes_on_where_it_was_stopped(make_study, tmp_path, monkeypatch):
-    monkeypatch.setattr("mqb_monai.handlers.sensitivity.SAVE_INTERVAL_S", 0)
+    monkeypatch.setattr("mqb_monai.analysis.sensitivity_study.SAVE_INTERVAL_S", 0)
     calls = []
 
     def stopping(item):
@@ -170,7 +181,7 @@ def test_sensitivity_study_names_a_damaged_record(make_study, tmp_path):
 
 
 def test_sensitivity_study_names_the_command_for_a_missing_checkpoint(make_study):
-    with pytest.raises(SystemExit, match=r"error: scheme 'w8a8_engine' has no checkpoint .* run quantize"):
+    with pytest.raises(SystemExit, match=r"error: scheme 'w8a8_engine' has no checkpoint .* quantize --bundle"):
         run_engine(make_study(scheme="w8a8_engine"))
 
 
@@ -183,7 +194,8 @@ def test_sensitivity_study_runs_in_full_where_replay_is_not_exact(make_study, mo
     from mqb_monai.analysis.sensitivity import ReplayCheck
 
     monkeypatch.setattr(
-        "mqb_monai.handlers.sensitivity.measure_replay", lambda *_: ReplayCheck(False, replay_s=1, naive_s=2, tried=1)
+        "mqb_monai.analysis.sensitivity_study.measure_replay",
+        lambda *_: ReplayCheck(False, replay_s=1, naive_s=2, tried=1),
     )
     record = make_study().run()
     assert "replay is not exact on this network: every variant is run in full" in capsys.readouterr().out

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from mqb_monai.commands.collection import list_command, pack
+
+from mqb_monai.commands.list_bundles import list_command
+from mqb_monai.commands.pack import pack
 
 
 @pytest.fixture
@@ -24,7 +26,8 @@ def test_list_prints_one_line_per_bundle(root, capsys):
 
 def test_list_and_float_pack_never_load_torch(root, tmp_path):
     code = (
-        "import sys; from mqb_monai.commands.collection import list_command, pack; "
+        "import sys; from mqb_monai.commands.list_bundles import list_command; "
+        "from mqb_monai.commands.pack import pack; "
         f"list_command(root={str(root)!r}); pack(bundle='unet_phantom', root={str(root)!r}, out={str(tmp_path)!r}); "
         "assert not {'torch', 'monai', 'numpy'} & set(sys.modules)"
     )
@@ -37,5 +40,5 @@ def test_pack_prints_what_it_wrote_and_how_to_fetch_the_weights(root, tmp_path, 
     out = capsys.readouterr().out
     path = tmp_path / "dist" / "unet_phantom_v0.1.0.zip"
     sha1 = json.loads((tmp_path / "dist" / "model_info.json").read_text())[path.stem]["checksum"]
-    assert f"wrote {path} ({path.stat().st_size} bytes)" in out and f"sha1    {sha1}" in out
+    assert f"wrote {path} ({path.stat().st_size:,} bytes)" in out and f"sha1    {sha1}" in out
     assert "left out: runs/" in out and "python -m mqb_monai import weights --bundle ." in out

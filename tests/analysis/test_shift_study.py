@@ -6,7 +6,7 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.inferers import SlidingWindowInferer
 
 from mqb_monai.errors import InputError
-from mqb_monai.handlers.activation_shift import ActivationShiftStudy
+from mqb_monai.handlers.activation_shift import shift_study
 from mqb_monai.quantization import quantize, save_quantized
 from mqb_monai.records.activation_shift import read_shift
 
@@ -16,16 +16,14 @@ def make_study(network, tmp_path):
     torch.manual_seed(1)
     quantized = quantize(network, "w4a4_per_tensor", [torch.randn(1, 1, 8, 8, 8)])
     save_quantized(quantized, tmp_path / "w4a4_per_tensor.pt")
-    images = [
-        {"image": MetaTensor(torch.randn(1, 12, 8, 8), meta={"filename_or_obj": f"/data/{name}.nii.gz"})}
-        for name in "ab"
-    ]
+    images = {f"/data/{name}.nii.gz": torch.randn(1, 12, 8, 8) for name in "ab"}
+    dataset = Dataset([{"image": name} for name in images], lambda case: {"image": MetaTensor(images[case["image"]])})
 
     def make(scheme="w4a4_per_tensor", voxel=0.0):
-        images[1]["image"][0, 0, 0, 0] = voxel
-        return ActivationShiftStudy(
+        images["/data/b.nii.gz"][0, 0, 0, 0] = voxel
+        return shift_study(
             network=network,
-            dataloader=DataLoader(Dataset(images), batch_size=1),
+            dataloader=DataLoader(dataset, batch_size=1),
             inferer=SlidingWindowInferer(roi_size=(8, 8, 8), overlap=0),
             scheme=scheme,
             quantized_dir=str(tmp_path),
@@ -40,7 +38,7 @@ def make_study(network, tmp_path):
 def test_activation_shift_study_writes_and_prints_every_layer(make_study, tmp_path, capsys):
     record = make_study().run()
     assert read_shift(tmp_path / "runs" / "activation_shift" / "tiny.w4a4_per_tensor.json") == record
-    assert (record.cases, record.patches) == (("a.nii.gz", "b.nii.gz"), 4)  # by hand: 12 voxels make two windows of 8
+    assert (record.cases, record.patches) == (("a", "b"), 4)  # by hand: 12 voxels make two windows of 8
     assert [(shift.layer, shift.role) for shift in record.shifts] == [
         ("first", "input"),
         ("first", "output"),
@@ -58,5 +56,5 @@ def test_activation_shift_study_leaves_nothing_of_a_run_that_failed(make_study, 
 
 
 def test_activation_shift_study_names_the_command_for_a_missing_checkpoint(make_study):
-    with pytest.raises(InputError, match=r"run quantize .* --scheme w8a8_engine"):
+    with pytest.raises(InputError, match=r"quantize --bundle .* --scheme w8a8_engine"):
         make_study("w8a8_engine").run()

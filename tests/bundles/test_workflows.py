@@ -308,12 +308,12 @@ def test_config_lists_the_schemes_for_an_unknown_one(bundle, dataset, config):
         run(bundle, config, dataset, scheme="w8a8_enigne")
 
 
-def test_inference_trt_says_what_this_machine_lacks(quantized, dataset, monkeypatch):
+def test_inference_trt_says_what_this_machine_lacks(quantized, dataset, monkeypatch, engine_scheme):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(
         SystemExit, match=r"error: the tensorrt backend needs an NVIDIA GPU .*requirements-tensorrt\.txt"
     ):
-        run(quantized, "inference_trt", dataset)
+        run(quantized, "inference_trt", dataset, scheme=engine_scheme)
     assert not (quantized / "models" / "engines").exists()
 
 

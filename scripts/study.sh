@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The study's table: bundles under every scheme, simulated and, where integer kernels can compute it, on OpenVINO.
 # Finished cells are kept; start it again to go on where it stopped.
-#     bash scripts/study.sh nnunet_hippocampus DIR [RUNS]        # or 'nnunet_*,unetr_s_hippocampus'
+#     bash scripts/study.sh nnunet_hippocampus DIR [RUNS]        # or 'nnunet_*,unetr_s_hippocampus', or a bundle's folder
 set -euo pipefail
 stop() {
     echo "$1" >&2
@@ -17,6 +17,23 @@ runs="${3:-runs/study}"
 python="${PYTHON:-.venv/bin/python}"
 command -v "$python" > /dev/null || stop "error: there is no '$python': run bash scripts/quickstart.sh or scripts/test.sh \
 first, which make .venv, or set PYTHON."
-"$python" -m mqb_monai bench run --bundles "$bundles" --schemes 'fp32,w8a8_*,w4a4_*' --backends torch,openvino \
-    --data "$data" --out "$runs"
+
+run() { # SCHEMES BACKENDS
+    "$python" -m mqb_monai bench run --bundles "$bundles" --schemes "$1" --backends "$2" --data "$data" --out "$runs"
+}
+
+bits="$("$python" -c 'from mqb_monai.backends.openvino.exact_weights import exact_weight_bits as bits; print(bits())')"
+case "$bits" in
+    8) run 'fp32,w8a8_*,w4a4_*' torch,openvino ;;
+    7)
+        echo "this CPU has no VNNI, so that 8-bit weights saturate: OpenVINO runs w7a8_engine, with 7-bit weights"
+        run 'fp32,w8a8_*,w7a8_*,w4a4_*' torch
+        run 'fp32,w7a8_*' openvino
+        ;;
+    *)
+        echo "this CPU computes INT8 wrongly: OpenVINO runs FP32 alone"
+        run 'fp32,w8a8_*,w4a4_*' torch
+        run fp32 openvino
+        ;;
+esac
 "$python" -m mqb_monai bench table --out "$runs"

@@ -36,7 +36,7 @@ if [ -z "$data" ]; then
 fi
 step .venv/bin/python -m pytest tests/gpu tests/backends -k "gpu or tensorrt"
 step .venv/bin/python -m scripts.measure.simulation_cost --device cuda
-step .venv/bin/python -m mqb_monai.study.engine_timings --backend tensorrt --repeats 50 --out "$runs"
+step .venv/bin/python -m mqb_monai bench engines --backend tensorrt --repeats 50 --out "$runs"
 step .venv/bin/python -m mqb_monai bench run --bundles '*' --schemes fp32,fp16,w8a8_engine --backends torch,tensorrt \
     --data "$data" --out "$runs"
 step .venv/bin/python -m mqb_monai bench table --out "$runs"

@@ -132,7 +132,7 @@ def make_bundle(tmp_path):
             from mqb_monai.bundle.open import open_bundle
 
             torch.manual_seed(0)
-            (root / "models").mkdir()
+            (root / "models").mkdir(exist_ok=True)
             torch.save(open_bundle(root).network_def.state_dict(), root / "models" / "model.pt")
         return root
 

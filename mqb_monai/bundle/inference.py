@@ -31,7 +31,7 @@ def predict(bundle: Bundle, network: nn.Module, loaded: LoadedCase) -> Predictio
     channels: list[int] = []
 
     def remember(data: dict[str, Any]) -> dict[str, Any]:
-        channels.append(len(data["pred"]) if isinstance(data["pred"], torch.Tensor) else 0)
+        channels.append(_channels(data["pred"]))
         return data
 
     steps = Compose([remember, *_without_savers(bundle.postprocessing)])
@@ -57,6 +57,16 @@ def label_map_of(bundle: Bundle, loaded: LoadedCase, logits: torch.Tensor) -> np
     """The label map of logits ``(1, C, H, W, D)`` of a case, on its file's grid, by the bundle's postprocessing."""
     (item,) = decollate_batch({**loaded.batch, "pred": logits})
     return on_file_grid(Compose(_without_savers(bundle.postprocessing))(item)["pred"], loaded)
+
+
+def _channels(output: Any) -> int:
+    """Channels of a tensor ``(C, H, W, D)``, or of the one in a list, tuple or dict; 0 where there are more of them."""
+    if isinstance(output, torch.Tensor):
+        return len(output)
+    parts = (
+        list(output.values() if isinstance(output, dict) else output) if isinstance(output, dict | list | tuple) else ()
+    )
+    return _channels(parts[0]) if len(parts) == 1 else 0
 
 
 def _without_savers(postprocessing: Callable) -> list[Callable]:
@@ -100,7 +110,7 @@ def on_file_grid(pred: torch.Tensor, loaded: LoadedCase) -> np.ndarray:
     shape = loaded.image.shape
     if label_map.shape[-len(shape) :] == shape and _same_place(pred, loaded.affine):
         return label_map
-    if not isinstance(pred, MetaTensor):
+    if not _has_affine(pred):
         raise InputError(
             f"{what} has shape {label_map.shape}, its file {shape}, and the postprocessing left out where it lies. Add "
             "Invertd to the bundle's postprocessing."
@@ -113,11 +123,16 @@ def on_file_grid(pred: torch.Tensor, loaded: LoadedCase) -> np.ndarray:
 
 
 def _same_place(pred: torch.Tensor, affine: np.ndarray) -> bool:
-    if not isinstance(pred, MetaTensor):
+    if not _has_affine(pred):
         return True
     edge = np.linalg.norm(affine[:-1, :-1], axis=0).min()
     found = np.asarray(pred.affine, dtype=float)
     return found.shape == affine.shape and bool(np.abs(found - affine).max() <= SAME_AFFINE * edge)
+
+
+def _has_affine(pred: torch.Tensor) -> bool:
+    """True where a tensor says where it lies; MONAI's decollating leaves one row of it in a nested dictionary."""
+    return isinstance(pred, MetaTensor) and pred.affine.ndim == 2
 
 
 class ImageBatch(PrepareBatch):

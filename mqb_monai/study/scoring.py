@@ -41,7 +41,7 @@ def class_names(bundle: Bundle, prediction: Prediction, chosen: tuple[str, ...] 
     numbers = range(len(prediction.label_map)) if regions else range(1, prediction.num_classes)
     names = chosen or bundle.configured_class_names
     if names:
-        if len(names) != len(numbers):
+        if len(names) != len(numbers) and (prediction.channels or len(names) < len(numbers)):
             source = "--class_names" if chosen else "class_names in configs/evaluate.json"
             raise InputError(
                 f"{source} has {len(names)} names ({', '.join(names)}), but the network of {bundle.name} has "

@@ -152,7 +152,7 @@ def refusal(bundle: Path, tmp_path: Path, scheme: str = "") -> str:
     [
         ("w4a4_engine", "cannot run as an INT8 engine: it has 4-bit activations"),
         ("w8a8_adaptive", "Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine'."),
-        ("fp32", "is no quantization scheme"),
+        ("fp32", "is not a quantization scheme"),
         ("w8a8_enigne", "unknown scheme 'w8a8_enigne'; choose one of"),
         ("w8a8_per_tensor", "scheme 'w8a8_per_tensor' has no checkpoint at"),
         ("w8a8_per_tensor", "python -m mqb_monai quantize --bundle"),

@@ -145,8 +145,8 @@ def test_evaluate_gives_one_score_whatever_the_form_of_the_bundle(make_bundle, m
     elif form == "common":
         options = {"changes": {"network_def": None}, "common": {"network_def": network_def}}
     elif form == "prepare":
-        evaluator = {"_target_": "SupervisedEvaluator", "prepare_batch": "$scripts.net.prepare"}
-        options = {"changes": {"imports": ["$import scripts.net"], "evaluator": evaluator}, "files": files}
+        evaluator = {"_target_": "SupervisedEvaluator", "prepare_batch": "$prepare"}
+        options = {"changes": {"imports": ["$from scripts.net import prepare"], "evaluator": evaluator}, "files": files}
     elif form == "keyless":
         keyless = "class Keyless(__import__('monai').transforms.MapTransform):\n    __init__ = lambda self: None\n"
         files["scripts/net.py"] += keyless + "    __call__ = lambda self, data: data\n"
@@ -157,8 +157,11 @@ def test_evaluate_gives_one_score_whatever_the_form_of_the_bundle(make_bundle, m
         options = {"changes": changes, "files": files}
     else:
         changes = {"network_def": {**network_def, "_target_": "scripts.net.Wrapped", "form": form}}
+        if form == "dict":  # which MONAI hands on as it is
+            steps = [{"_target_": "Lambdad", "keys": "pred", "func": "$lambda pred: pred['pred']"}, SOFTMAX, ARGMAX]
+            changes["postprocessing"] = {"_target_": "Compose", "transforms": steps}
         options = {"changes": changes, "files": files}
-    record = evaluated(make_bundle(**options), scans)
+    record = evaluated(make_bundle(**options), scans, settings=replace(SETTINGS, class_names=("one", "two")))
     doubled = (
         (lambda image, network: SlidingWindowInferer(16, overlap=0.5)(2 * image, network))
         if form == "prepare"

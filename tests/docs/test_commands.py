@@ -163,7 +163,6 @@ def test_readme_s_three_commands_run_on_a_third_party_bundle(commands, place, ca
     assert [path.name for path in (place / "dist").glob("*.zip")] == ["my_bundle_int8_v0.1.0.zip"]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_command_for_a_third_party_bundle_runs(commands, place, engine_scheme):
     for line in own_bundle_commands(commands, "docs/bundles.md"):

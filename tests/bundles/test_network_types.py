@@ -14,7 +14,7 @@ import monai.bundle
 import pytest
 
 TRANSFORMER = {"img_size": [16, 16, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2}
-# Bundle -> (window, what of its network_def is set otherwise).
+# Bundle -> (window, what is different in its network_def).
 REDUCED = {
     "nnunet_btcv": (
         [8, 16, 16],

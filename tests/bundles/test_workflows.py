@@ -165,7 +165,7 @@ def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys, 
     assert pred.shape == image.shape and np.allclose(pred.affine, image.affine)
     assert (folder / "engine.json").stat().st_mtime_ns == built  # the cached engine was used, not a new one
     run(quantized, "export", dataset, "export", threads=1, scheme=engine_scheme)
-    assert (folder / "engine.json").stat().st_mtime_ns > built  # with data it is built, and its layers checked, anew
+    assert (folder / "engine.json").stat().st_mtime_ns > built  # with data it is built again, and its layers checked
     label = np.asarray(nib.load(case_file(dataset, "labels")).dataobj)
     expected = dice(np.asarray(pred.dataobj), label, 14)  # oracle: what inference_int8.json saved
     with (quantized / "eval" / f"{engine_scheme}-openvino" / "cases.csv").open(newline="") as file:
@@ -219,7 +219,7 @@ def test_train_writes_model_and_curve_and_resumes(bundle, dataset):
     runs = bundle / "runs" / "train"
     assert (runs / "checkpoint_epoch=1.pt").is_file()
     run(bundle, "train", dataset, epochs=2, **options)
-    run(bundle, "train", dataset, epochs=2, **options)  # complete already: not begun anew
+    run(bundle, "train", dataset, epochs=2, **options)  # complete already: not begun again
     with (runs / "curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["iteration"]) for row in rows] == [("1", "1"), ("2", "2")]

@@ -63,10 +63,12 @@ def _run(network: nn.Module, x: torch.Tensor, recorder: _Recorder, fake: bool) -
     # allow_non_fake_inputs: the network's own tensors become fake at their first use.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
     given = plain_input(x).to(network_device(network))
-    with inference_only(network), _attributes_kept(network), _quiet(), mode, recorder:
+    # In inference mode whatever the caller's: autograd decides which operators are taken apart before they come here.
+    with torch.inference_mode(), inference_only(network), _attributes_kept(network), _quiet(), mode:
         given = mode.from_tensor(given) if fake else given
         recorder.name(given)
-        network(given)
+        with recorder:
+            network(given)
 
 
 @contextmanager

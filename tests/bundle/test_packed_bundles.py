@@ -44,6 +44,12 @@ RUNNABLE = {
     "dataset_dir": "/absent",
     "output_dir": "/absent",
     "datalist": "$[{'image': path} for path in glob.glob(@dataset_dir + '/*.nii.gz')]",
+    "loader": {
+        "_target_": "CheckpointLoader",
+        "load_path": "$@bundle_root + '/models/model.pt'",
+        "load_dict": {"model": "@network"},
+    },
+    "initialize": ["$@loader(@evaluator)"],
     "postprocessing": {
         "_target_": "Compose",
         "transforms": [
@@ -124,7 +130,7 @@ def test_pack_refuses_what_would_not_run_where_it_is_unpacked_and_writes_nothing
     """A file outside the bundle: found here, absent elsewhere."""
     outside = tmp_path / "steps.json"
     outside.write_text("1")
-    step = {"_target_": "ScaleIntensityd", "keys": "image", "minv": "$float(open('../steps.json').read())"}
+    step = {"_target_": "ScaleIntensityd", "keys": "image", "minv": "$float(__import__('pathlib').Path('../steps.json').read_text())"}
     steps = [{"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}, step]
     root, _, scheme = quantized({"preprocessing": {"_target_": "Compose", "transforms": steps}})
     with pytest.raises(

@@ -48,7 +48,7 @@ def test_network_key_is_image_or_what_was_made_of_the_images():
 
 
 def test_preprocess_drops_a_label_that_nothing_demands():
-    case = Case("1", {"image": 1}, "1", "2")
+    case = Case("1", {"image": "1"}, "1", "2")
     optional = Parts(Lambdad("image", func=str), Lambdad("label", func=str, allow_missing_keys=True))
     assert preprocess(optional, case) == {"image": "1"}
     assert preprocess(Parts(Lambdad(["image", "label"], func=str)), case) == {"image": "1", "label": "2"}

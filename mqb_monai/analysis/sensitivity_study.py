@@ -26,13 +26,12 @@ from mqb_monai.analysis.variants import Variant, cumulative_variants, single_var
 from mqb_monai.bundle.engines import simulated_network
 from mqb_monai.evaluation.patches import first_patch
 from mqb_monai.quantization import get_scheme, weights_sha256
+from mqb_monai.records.json_file import record_path, write_record
 from mqb_monai.records.sensitivity import (
     SensitivityRecord,
     SensitivityScore,
     continue_sensitivity,
     sensitivity_order,
-    sensitivity_path,
-    write_sensitivity,
 )
 from mqb_monai.records.tables.sensitivity import format_sensitivity
 from mqb_monai.system.versions import versions
@@ -74,7 +73,7 @@ class SensitivityStudy:
         self.float_network, self.cases, self.inferer = network.eval(), cases, inferer
         self.scheme, self.quantized_dir, self.split = get_scheme(scheme).name, quantized_dir, split
         self.bundle = bundle
-        self.path = sensitivity_path(output_dir, self.bundle, self.scheme)
+        self.path = record_path(output_dir, "sensitivity", self.bundle, self.scheme)
         self.replay_mib, self.volumes_mib = replay_mib, volumes_mib
         self._saved = 0.0
 
@@ -185,5 +184,5 @@ class SensitivityStudy:
             self.record = replace(self.record, cost=cost)
 
     def _save(self) -> None:
-        write_sensitivity(self.path, self.record)
+        write_record(self.path, self.record)
         self._saved = time.monotonic()

@@ -15,7 +15,8 @@ from mqb_monai.analysis.cases import BundleCases, LoaderCases, checkpoint_sha256
 from mqb_monai.analysis.lockstep import Lockstep
 from mqb_monai.bundle.engines import simulated_network
 from mqb_monai.quantization import get_scheme, quantized_layers, weights_sha256
-from mqb_monai.records.activation_shift import ShiftRecord, shift_path, write_shift
+from mqb_monai.records.activation_shift import ShiftRecord
+from mqb_monai.records.json_file import record_path, write_record
 from mqb_monai.records.tables.activation_shift import format_shift
 from mqb_monai.system.versions import versions
 
@@ -80,7 +81,6 @@ class ActivationShiftStudy:
             seconds=time.monotonic() - started,
             versions=versions(),
         )
-        path = shift_path(self.output_dir, self.bundle, self.scheme)
-        write_shift(path, record)
+        path = write_record(record_path(self.output_dir, "activation_shift", self.bundle, self.scheme), record)
         print(f"{format_shift(record, rows=20)}\n\nwritten: {path}", flush=True)
         return record

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 NAN = math.nan
 REFERENCE = ("fp32", "torch")  # scheme and backend that every drop is relative to
@@ -60,6 +60,8 @@ class CaseRecord:
         slice_index, spacing_mm: of the slice in ``<case>.npz`` (:class:`Overlay`).
         started_utc: ISO 8601.
     """
+
+    FORMAT: ClassVar = ("mqb_monai.case", 1)
 
     case: str
     scores: list[CaseScore]
@@ -171,6 +173,8 @@ class EvaluationRecord:
         scores: one per case and class, cases in the order of the split; these stand in ``cases.csv``.
     """
 
+    FORMAT: ClassVar = ("mqb_monai.evaluation", 1)
+
     bundle: str
     scheme: str
     backend: str
@@ -226,6 +230,8 @@ class EvaluationRecord:
 @dataclass(frozen=True)
 class EvaluationError:
     """Why an evaluation failed: ``error`` is the exception's type, ``message`` one sentence, ``when_utc`` ISO 8601."""
+
+    FORMAT: ClassVar = ("mqb_monai.evaluation_error", 1)
 
     id: str
     error: str

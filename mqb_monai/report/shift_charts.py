@@ -16,7 +16,7 @@ SHOWN_LAYERS, HISTOGRAMS = 25, 12
 
 def shift_figures(record: ShiftRecord) -> list[Figure]:
     """SQNR by layer, histograms, and the places of outliers; of the layers' inputs. Empty for a record without any."""
-    inputs = sorted(record.of("input"), key=lambda shift: math.inf if math.isnan(shift.sqnr_db) else shift.sqnr_db)
+    inputs = record.noisiest
     if not inputs:
         return []
     rows = [_row(shift) for shift in inputs]

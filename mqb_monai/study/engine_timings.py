@@ -25,7 +25,8 @@ from mqb_monai.backends.backend import Backend
 from mqb_monai.bundle.catalog import BundleInfo
 from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
-from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table, write_timings
+from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table
+from mqb_monai.records.json_file import record_path, write_record
 from mqb_monai.study.engine_check import chosen_bundles, example_input, load_networks, weights_kind
 from mqb_monai.system.timing import interleaved_medians
 from mqb_monai.system.versions import versions
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measure_bundle(bundle, options.backend, options.scheme, options.repeats, options.size, options.threads)
             )
             if options.out is not None:
-                write_timings(options.out, records[-1])
+                write_record(record_path(options.out, "engines", records[-1].bundle, records[-1].backend), records[-1])
         except InputError as error:
             failed[bundle.name] = str(error)
         print(f"{bundle.name}: {failed.get(bundle.name, 'done')}", flush=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from monai.data import DataLoader, decollate_batch
@@ -14,7 +12,6 @@ from monai.utils import convert_to_tensor
 from torch import nn
 
 from mqb_monai.bundle.cases import CaseSource, case_names, find_cases
-from mqb_monai.bundle.engines import quantized_checkpoint
 from mqb_monai.bundle.entry_point import entry_point
 from mqb_monai.bundle.inference import label_map_of
 from mqb_monai.bundle.metadata import input_channels
@@ -143,9 +140,3 @@ def load_cases(dataset_dir: str | os.PathLike, split: str, labels: bool, cases: 
             raise InputError(f"{error} Or give --labels False: output errors alone, without DSC.") from error
         raise
     return datalist[: cases or None]
-
-
-def checkpoint_sha256(quantized_dir: str | os.PathLike, scheme: str) -> str:
-    """SHA-256, in hex, of the file ``quantized_dir/<scheme>.pt``."""
-    with Path(quantized_checkpoint(quantized_dir, scheme)).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -187,7 +187,7 @@ def test_sensitivity_study_names_the_command_for_a_missing_checkpoint(make_study
 
 
 def test_sensitivity_study_refuses_a_float_scheme(make_study):
-    with pytest.raises(InputError, match="'fp32' can be evaluated but is no quantization scheme"):
+    with pytest.raises(InputError, match="'fp32' can be evaluated but is not a quantization scheme"):
         make_study(scheme="fp32")
 
 

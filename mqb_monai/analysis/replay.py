@@ -57,8 +57,7 @@ class ReplayedNetwork:
         layers: names of the layers that can be quantized, in the order of the network.
         forwards: calls of these layers that were computed so far.
 
-    Raises:
-        InputError: ``quantized`` has no quantized layer, or one that ``network`` lacks.
+    Raises InputError: ``quantized`` has no quantized layer, or one that ``network`` lacks.
     """
 
     def __init__(self, network: nn.Module, quantized: nn.Module, limit_mib: float = 2048) -> None:
@@ -94,8 +93,7 @@ class ReplayedNetwork:
             quantized: names of :attr:`layers`.
             record: keep this run in the place of the recorded one, for the runs that follow.
 
-        Returns:
-            the network's output, the caller's own.
+        Returns the network's output, the caller's own.
         """
         self._active = frozenset(quantized)
         self._limit = self._first_difference(self._active)

@@ -97,9 +97,8 @@ def output_error(logits: torch.Tensor, reference: torch.Tensor) -> tuple[float, 
     Args:
         logits, reference: ``(B, C, H, W, D)``.
 
-    Returns:
-        the root mean square of the difference over that of ``reference`` (NaN where that is 0), and the share of voxels
-        whose class (the greatest logit) differs; NaN both for no voxels.
+    Returns the root mean square of the difference over that of ``reference`` (NaN where that is 0), and the share of
+    voxels whose class (the greatest logit) differs; NaN both for no voxels.
     """
     if reference.numel() == 0:
         return math.nan, math.nan

@@ -45,8 +45,7 @@ def single_variants(layers: Sequence[str], groups: Mapping[str, Sequence[str]]) 
         layers: in the order in which they run.
         groups: name to layers.
 
-    Returns:
-        ``2 + 2 * (layers + groups)`` variants, those of one base one after the other; the first is ``fp32``.
+    Returns ``2 + 2 * (layers + groups)`` variants, those of one base one after the other; the first is ``fp32``.
     """
     none, every = frozenset(), frozenset(layers)
     variants = []

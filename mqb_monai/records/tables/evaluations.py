@@ -36,8 +36,7 @@ def format_records(records: Sequence[EvaluationRecord], style: str = "text", per
         style: a name of :data:`FORMATS`; all but csv leave out the columns that are empty in every row.
         per: what has a row, a name of :data:`ROWS`.
 
-    Raises:
-        InputError: an unknown ``style`` or ``per``, with the valid ones.
+    Raises InputError: an unknown ``style`` or ``per``, with the valid ones.
     """
     for option, value, valid in (("--format", style, FORMATS), ("--per", per, ROWS)):
         if value not in valid:

@@ -23,7 +23,7 @@ PathOrPaths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def read_volume(path: PathOrPaths, spatial_dims: int = 3, dtype: DtypeLike = np.float32) -> MetaTensor:
-    """Read one volume: ``(H, W, D)`` without a channel axis; ``affine`` is voxels to mm, by a valid sform before others.
+    """Read one volume ``(H, W, D)``, without a channel axis; its ``affine`` is voxels to mm, by the sform if valid.
 
     Args:
         path: of any format that MONAI reads here (NIfTI always), or several files, which MONAI stacks.

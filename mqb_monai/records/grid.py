@@ -47,12 +47,9 @@ def read_plans(runs: str | os.PathLike) -> list[GridPlan]:
 
 
 def cell_state(runs: str | os.PathLike, identity: str, cases: int, message: str = "") -> str:
-    """``finished``, ``running``, ``failed``, ``interrupted`` or ``not started``, with what is known of it.
+    """``finished``, ``running``, ``failed``, ``interrupted`` or ``not started``, with what is known of the cell.
 
-    Args:
-        runs, identity: the folder and the cell's id.
-        cases: how many the cell has.
-        message: why it failed; empty where it did not.
+    ``cases`` says how many it has, ``message`` why it failed; empty where it did not.
     """
     folder = cell_folder(runs, identity)
     done = f"{len(list(folder.glob('cases/*.json')))} of {cases} cases"

@@ -103,13 +103,8 @@ def _drop(reference: float, score: float) -> str:
 
 
 def _engine_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            kind.upper(),
-            *(f"{row[f'{prefix}_{kind}{suffix}']:g}" for prefix, suffix in _ENGINE_COLUMNS.values()),
-            "",
-            "",
-            "",
-        )
-        for kind in ("fp32", "int8")
-    ]
+    columns = _ENGINE_COLUMNS.values()
+    figures = {
+        kind: [f"{row[f'{prefix}_{kind}{suffix}']:g}" for prefix, suffix in columns] for kind in ("fp32", "int8")
+    }
+    return [(kind.upper(), *found, "", "", "") for kind, found in figures.items()]

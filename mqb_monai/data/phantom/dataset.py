@@ -38,12 +38,9 @@ class PhantomCase:
 
 
 def phantom_case(seed: int) -> PhantomCase:
-    """Make one case from its seed: the same arrays for the same seed.
+    """Make one case from its seed, a non-negative integer: the same arrays for the same seed.
 
-    Args:
-        seed: a non-negative integer.
-
-    Returns a :class:`PhantomCase` of about ``(80, 61, 64)`` voxels of about 4.5 mm; both vary by up to 10 % per seed.
+    It has about ``(80, 61, 64)`` voxels of about 4.5 mm; both vary by up to 10 % per seed.
     """
     rng = np.random.default_rng(seed)
     spacing_mm, shape = random_grid(rng)

@@ -12,7 +12,7 @@ from functools import partial
 from tabulate import tabulate
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.aggregate import score_schemes
+from mqb_monai.records.aggregate import SchemeScore, score_schemes
 from mqb_monai.records.evaluation import NAN, EvaluationRecord, RelativeDrop
 from mqb_monai.records.tables import MISSING, aligned, number
 
@@ -58,26 +58,15 @@ def _cell_row(record: EvaluationRecord) -> tuple[str, ...]:
     dice, nsd = (record.statistics.get(metric) for metric in ("dice", "surface_dice"))
     fp32 = {} if record.has_labels else record.against_fp32
     return (
-        record.bundle,
-        record.scheme,
-        record.backend,
-        record.split,
-        str(record.cases),
-        number(record.dice["mean"], ".4f"),
-        percent(dice.mean if dice else NAN),
-        interval(dice),
-        number(dice.wilcoxon_p if dice else NAN, ".4f"),
-        number(record.surface_dice["mean"], ".4f"),
+        *(record.bundle, record.scheme, record.backend, record.split, str(record.cases)),
+        *(number(record.dice["mean"], ".4f"), percent(dice.mean if dice else NAN), interval(dice)),
+        *(number(dice.wilcoxon_p if dice else NAN, ".4f"), number(record.surface_dice["mean"], ".4f")),
         percent(nsd.mean if nsd else NAN),
-        number(fp32["dice"]["mean"] if fp32 else NAN, ".4f"),
-        number(fp32["surface_dice"]["mean"] if fp32 else NAN, ".4f"),
+        *(number(fp32[metric]["mean"] if fp32 else NAN, ".4f") for metric in ("dice", "surface_dice")),
         percent(fp32.get("equal_labels", NAN)),
         tolerance(record) + (", sub-voxel" if record.surface_dice["use_subvoxels"] else ""),
-        f"{record.weight_bits}/{record.activation_bits}" if record.weight_bits else MISSING,
-        number(record.weights_mb, ".2f"),
-        number(record.latency_ms, ".1f"),
-        number(median_case_seconds(record), ".2f"),
-        number(record.peak_memory_mib, ".0f"),
+        *(_bits(record), number(record.weights_mb, ".2f"), number(record.latency_ms, ".1f")),
+        *(number(median_case_seconds(record), ".2f"), number(record.peak_memory_mib, ".0f")),
     )
 
 
@@ -96,19 +85,17 @@ def scheme_rows(records: Sequence[EvaluationRecord]) -> list[tuple[str, ...]]:
     """One row per scheme and backend, best first, in the order of :data:`SCHEME_HEADER`."""
     return [
         (
-            score.scheme,
-            score.backend,
-            number(score.score, ".2f"),
-            number(score.dice_kept, ".4f"),
-            number(score.surface_dice_kept, ".4f"),
-            number(score.worst_class_kept, ".4f"),
-            str(score.bundles),
-            f"{score.weight_bits}/{score.activation_bits}" if score.weight_bits else MISSING,
-            number(score.size_ratio, ".3f"),
-            number(score.latency_ratio, ".3f"),
+            *(score.scheme, score.backend, number(score.score, ".2f")),
+            *(number(kept, ".4f") for kept in (score.dice_kept, score.surface_dice_kept, score.worst_class_kept)),
+            *(str(score.bundles), _bits(score)),
+            *(number(ratio, ".3f") for ratio in (score.size_ratio, score.latency_ratio)),
         )
         for score in score_schemes(list(records))
     ]
+
+
+def _bits(row: EvaluationRecord | SchemeScore) -> str:
+    return f"{row.weight_bits}/{row.activation_bits}" if row.weight_bits else MISSING
 
 
 def percent(fraction: float) -> str:

@@ -96,18 +96,15 @@ def test_continue_sensitivity_takes_up_scores_and_cost(tmp_path, record):
     assert len(found.scores) == len(record.scores) and found.cost == record.cost and not found.finished
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_continue_sensitivity_refuses_what_came_from_something_else(tmp_path, record):
+    for change, message in [
         ({"checkpoint_sha256": "2" * 64}, "checkpoint_sha256 '1111"),
         ({"labels": False}, "labels True there, False now"),
         ({"layers": {"other": "Linear"}}, "something else .other layers"),
-    ],
-)
-def test_continue_sensitivity_refuses_what_came_from_something_else(tmp_path, record, change, message):
-    write_record(tmp_path / "a.json", record)
-    with pytest.raises(InputError, match=message):
-        continue_sensitivity(tmp_path / "a.json", replace(record, **change))
+    ]:
+        write_record(tmp_path / "a.json", record)
+        with pytest.raises(InputError, match=message):
+            continue_sensitivity(tmp_path / "a.json", replace(record, **change))
 
 
 def test_format_sensitivity_shows_layers_by_falling_error(record):

@@ -2,6 +2,5 @@
 
 Layer sensitivity: :mod:`layer_groups` (which layers belong together), :mod:`variants` (what is quantized together),
 :mod:`replay` (running variants without repeating what they share), :mod:`sensitivity` (their scores). Activation shift:
-:mod:`lockstep` (two networks side by side), :mod:`histogram`, :mod:`moments`, :mod:`outliers` (what is kept of a
-tensor), :mod:`activation_shift` (a layer's figures).
-"""
+:mod:`lockstep` (two networks side by side), :mod:`moments`, :mod:`outliers` (what is kept of a tensor),
+:mod:`activation_shift` (a layer's figures). Whole: :mod:`sensitivity_study` and :mod:`shift_study`."""

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import nn
 
-from mqb_monai.analysis.histogram_distance import same_bins, total_variation, wasserstein_distance
 from mqb_monai.analysis.layer_groups import describe_layer
 from mqb_monai.analysis.moments import StreamingMoments
 from mqb_monai.analysis.outliers import OutlierObserver
@@ -122,3 +121,33 @@ def drawn_histogram(fp32: StreamingHistogram, quantized: StreamingHistogram) -> 
         counts = torch.nn.functional.pad(histogram.counts[0].double(), (0, max(0, last - BINS)))[first:last]
         shares.append(tuple((counts.view(-1, merged).sum(1) / counts.sum()).tolist()))
     return Histogram(edges[0], edges[1], *shares)
+
+
+def same_bins(first: StreamingHistogram, second: StreamingHistogram) -> None:
+    """Widen whichever of the two has the smaller limit."""
+    first.widen(second.limit)
+    second.widen(first.limit)
+
+
+def wasserstein_distance(first: StreamingHistogram, second: StreamingHistogram) -> float:
+    """1-Wasserstein distance, the area between the cumulated distributions, exact to one bin's width.
+
+    NaN where either has seen nothing. Both are brought to the same bins.
+    """
+    if first.counts is None or second.counts is None:
+        return math.nan
+    p, q = _shares(first, second)
+    return (p.cumsum(0) - q.cumsum(0)).abs().sum().item() * first.width.item()
+
+
+def total_variation(first: StreamingHistogram, second: StreamingHistogram) -> float:
+    """Half the sum of the differences of the bins' shares, 0 to 1; NaN where either has seen nothing."""
+    if first.counts is None or second.counts is None:
+        return math.nan
+    p, q = _shares(first, second)
+    return (p - q).abs().sum().item() / 2
+
+
+def _shares(first: StreamingHistogram, second: StreamingHistogram) -> tuple[torch.Tensor, torch.Tensor]:
+    same_bins(first, second)
+    return tuple(each.counts[0].double() / each.counts.sum() for each in (first, second))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from monai.data import DataLoader, decollate_batch
@@ -14,7 +13,6 @@ from monai.utils import convert_to_tensor
 from torch import nn
 
 from mqb_monai.bundle.cases import CaseSource, case_names, find_cases
-from mqb_monai.bundle.engines import quantized_checkpoint
 from mqb_monai.bundle.entry_point import entry_point
 from mqb_monai.bundle.inference import label_map_of
 from mqb_monai.bundle.metadata import input_channels
@@ -70,19 +68,14 @@ class BundleCases:
             loaded = load_case(self.bundle, case)
             image = loaded.batch[network_key(self.bundle.preprocessing, loaded.batch)]
             image = convert_to_tensor(image, track_meta=False, device=self.bundle.device)
-            yield AnalysisCase(case.name, image, self._score(loaded) if self.labels else None)
+            yield AnalysisCase(case.name, image, partial(self._score, loaded) if self.labels else None)
 
-    def _score(self, loaded: LoadedCase) -> Callable[[torch.Tensor], tuple[float, ...]]:
-        def score(logits: torch.Tensor) -> tuple[float, ...]:
-            pred, num_classes = label_map_of(self.bundle, loaded, logits), max(logits.shape[1], 2)
-            if pred.dtype == bool:
-                return tuple(
-                    dice(p.astype("uint8"), t.astype("uint8"), 2).item()
-                    for p, t in zip(pred, loaded.label, strict=True)
-                )
-            return tuple(dice(pred, loaded.label, num_classes).tolist())
-
-        return score
+    def _score(self, loaded: LoadedCase, logits: torch.Tensor) -> tuple[float, ...]:
+        pred, num_classes = label_map_of(self.bundle, loaded, logits), max(logits.shape[1], 2)
+        if pred.dtype == bool:
+            pairs = zip(pred.astype("uint8"), loaded.label.astype("uint8"), strict=True)
+            return tuple(dice(p, t, 2).item() for p, t in pairs)
+        return tuple(dice(pred, loaded.label, num_classes).tolist())
 
 
 class LoaderCases:
@@ -111,19 +104,15 @@ class LoaderCases:
         return len(self.dataloader)
 
     def __iter__(self) -> Iterator[AnalysisCase]:
-        batches = iter(self.dataloader)
-        names = iter(case_names([str(case["image"]) for case in self.dataloader.dataset.data]))
-        for name, batch in zip(names, batches, strict=True):
+        names = case_names([str(case["image"]) for case in self.dataloader.dataset.data])
+        for name, batch in zip(names, self.dataloader, strict=True):
             image = convert_to_tensor(batch["image"], track_meta=False, device=network_device(self.network))
-            yield AnalysisCase(name, image, self._score(batch) if self.labels else None)
+            yield AnalysisCase(name, image, partial(self._score, batch) if self.labels else None)
 
-    def _score(self, batch: dict) -> Callable[[torch.Tensor], tuple[float, ...]]:
-        def score(logits: torch.Tensor) -> tuple[float, ...]:
-            (item,) = decollate_batch({**batch, "pred": logits})
-            scored = self.postprocessing(item)
-            return tuple(dice(label_map(scored["pred"]), label_map(scored["label"]), self.num_classes).tolist())
-
-        return score
+    def _score(self, batch: dict, logits: torch.Tensor) -> tuple[float, ...]:
+        (item,) = decollate_batch({**batch, "pred": logits})
+        scored = self.postprocessing(item)
+        return tuple(dice(label_map(scored["pred"]), label_map(scored["label"]), self.num_classes).tolist())
 
 
 @entry_point
@@ -143,9 +132,3 @@ def load_cases(dataset_dir: str | os.PathLike, split: str, labels: bool, cases: 
             raise InputError(f"{error} Or give --labels False: output errors alone, without DSC.") from error
         raise
     return datalist[: cases or None]
-
-
-def checkpoint_sha256(quantized_dir: str | os.PathLike, scheme: str) -> str:
-    """SHA-256, in hex, of the file ``quantized_dir/<scheme>.pt``."""
-    with Path(quantized_checkpoint(quantized_dir, scheme)).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

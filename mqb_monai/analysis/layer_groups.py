@@ -45,9 +45,7 @@ def group_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, tuple[s
         network: that holds the layers.
         layers: names, in the order in which they run.
 
-    Returns:
-        group to its layers, in the order of :data:`GROUPS`; groups without any layer are left out, so an empty dict
-        comes for no layers.
+    Returns group to its layers, in the order of :data:`GROUPS`, groups without any layer left out.
     """
     groups: dict[str, list[str]] = {group: [] for group in GROUPS}
     for name in layers:

@@ -11,12 +11,8 @@ class StreamingMoments:
     """Range and central moments of all values seen, in float64.
 
     The parts are merged by the formulas of Pébay 2008 (Sandia report SAND2008-6212, equations 1.2 and following, after
-    Chan et al. 1979), which lose no digits where a sum of powers would.
-
-    Attributes:
-        count: of values.
-        minimum, maximum: infinite before any value.
-        mean: 0 before any value.
+    Chan et al. 1979), which lose no digits where a sum of powers would. Before any value ``minimum`` and ``maximum``
+    are infinite and ``mean`` is 0.
     """
 
     def __init__(self) -> None:

@@ -41,9 +41,9 @@ class ReplayedNetwork:
 
     A layer is quantized by having its call answered by its quantized twin, so that nothing in the network is replaced,
     whatever names a module has and however often it is called. Outputs are copied when they are recorded and when they
-    are handed out, because networks go on to change them in place. Never replayed, and so computed each time, are calls
-    that change their input or hand it out again (activations in place, reshaping), and those that did not fit
-    ``limit_mib``: the results stay the same, bit for bit.
+    are handed out, because networks go on to change them in place. Calls that change their input or hand it out again
+    (activations in place, reshaping) and those that did not fit ``limit_mib`` are computed each time: the results stay
+    the same, bit for bit.
 
     Not for networks whose modules pass data on by other ways than their arguments and outputs, from within a block that
     is replayed; :func:`~mqb_monai.analysis.sensitivity.measure_replay` finds them out.
@@ -56,9 +56,9 @@ class ReplayedNetwork:
     Attributes:
         layers: names of the layers that can be quantized, in the order of the network.
         forwards: calls of these layers that were computed so far.
+        recorded: the layers that were quantized in the recorded run; None where there is none.
 
-    Raises:
-        InputError: ``quantized`` has no quantized layer, or one that ``network`` lacks.
+    Raises InputError: ``quantized`` has no quantized layer, or one that ``network`` lacks.
     """
 
     def __init__(self, network: nn.Module, quantized: nn.Module, limit_mib: float = 2048) -> None:
@@ -78,36 +78,28 @@ class ReplayedNetwork:
     def forget(self) -> None:
         """Drop the recorded run; to be called before another input."""
         self._tape: list[_Call] = []
-        self._recorded: frozenset[str] | None = None
+        self.recorded: frozenset[str] | None = None
         self._last_output: tuple[Any, int, Any] = (_NOT_KEPT, 0, None)
 
-    @property
-    def recorded(self) -> frozenset[str] | None:
-        """The layers that were quantized in the recorded run; None where there is none."""
-        return self._recorded
-
     def __call__(self, x: torch.Tensor, quantized: Iterable[str] = (), record: bool = False) -> Any:
-        """Run the network on ``x`` with the layers ``quantized``.
+        """Run the network on ``x`` with the layers ``quantized``, and return its output, the caller's own.
 
         Args:
             x: ``(B, C, H, W, D)``; the same one until :meth:`forget`.
             quantized: names of :attr:`layers`.
             record: keep this run in the place of the recorded one, for the runs that follow.
-
-        Returns:
-            the network's output, the caller's own.
         """
         self._active = frozenset(quantized)
         self._limit = self._first_difference(self._active)
         self._recording = record
         self._cursor = 0
         if record:  # nothing to go by until this run is complete
-            self._recorded = None
+            self.recorded = None
             del self._tape[self._limit :]
         with self._intercepted(), torch.no_grad():
             output = self.network(x)
         if record:
-            self._recorded, self._last_output = self._active, (_NOT_KEPT, 0, None)
+            self.recorded, self._last_output = self._active, (_NOT_KEPT, 0, None)
         return output
 
     @property
@@ -127,7 +119,7 @@ class ReplayedNetwork:
         return count
 
     def _first_difference(self, active: frozenset[str]) -> int:
-        return 0 if self._recorded is None else self._first_call(active ^ self._recorded)
+        return 0 if self.recorded is None else self._first_call(active ^ self.recorded)
 
     def _first_call(self, layers: frozenset[str]) -> int:
         places = (position for position, call in enumerate(self._tape) if call.layer in layers)

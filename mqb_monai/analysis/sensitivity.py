@@ -22,7 +22,7 @@ class ReplayCheck:
     Attributes:
         exact: whether replayed and full runs gave the same bits.
         replay_s: seconds of all variants, replayed, the recorded runs included.
-        naive_s: seconds of all variants in full: the mean of those tried, times their number.
+        naive_s: seconds of all variants in full: the mean of those ``tried``, times their number.
         tried: how many variants were run in full.
     """
 
@@ -92,14 +92,10 @@ def infer_variants(
 
 
 def output_error(logits: torch.Tensor, reference: torch.Tensor) -> tuple[float, float]:
-    """How far logits lie from those of FP32, without any label.
+    """How far logits ``(B, C, H, W, D)`` lie from those of FP32, the ``reference``, without any label.
 
-    Args:
-        logits, reference: ``(B, C, H, W, D)``.
-
-    Returns:
-        the root mean square of the difference over that of ``reference`` (NaN where that is 0), and the share of voxels
-        whose class (the greatest logit) differs; NaN both for no voxels.
+    Returns the root mean square of the difference over that of ``reference`` (NaN where that is 0), and the share of
+    voxels whose class (the greatest logit) differs; NaN both for no voxels.
     """
     if reference.numel() == 0:
         return math.nan, math.nan

@@ -45,8 +45,7 @@ def single_variants(layers: Sequence[str], groups: Mapping[str, Sequence[str]]) 
         layers: in the order in which they run.
         groups: name to layers.
 
-    Returns:
-        ``2 + 2 * (layers + groups)`` variants, those of one base one after the other; the first is ``fp32``.
+    Returns ``2 + 2 * (layers + groups)`` variants, those of one base one after the other; the first is ``fp32``.
     """
     none, every = frozenset(), frozenset(layers)
     variants = []
@@ -60,10 +59,8 @@ def single_variants(layers: Sequence[str], groups: Mapping[str, Sequence[str]]) 
 def cumulative_variants(order: Sequence[str]) -> list[Variant]:
     """The study's incremental dequantization: one layer after the other made float, until none is quantized.
 
-    The last step, which would be FP32, is left out; an empty list comes for one layer or none.
-
-    Args:
-        order: all quantized layers, the most sensitive first.
+    ``order`` has all quantized layers, the most sensitive first. The last step, which would be FP32, is left out; an
+    empty list comes for one layer or none.
     """
     quantized, variants = frozenset(order), []
     for name in order[:-1]:

@@ -1,4 +1,4 @@
-"""Checks of arrays and affines: one clear sentence, before a network turns them into a wrong segmentation."""
+"""Checks of arrays and affines: one clear InputError, before a network turns them into a wrong segmentation."""
 
 from __future__ import annotations
 
@@ -91,15 +91,9 @@ def check_same_shape(image_shape: Sequence[int], label_shape: Sequence[int], ima
 
 
 def check_same_affine(image_affine: np.ndarray, label_affine: np.ndarray, image_name: str, label_name: str) -> None:
-    """Refuse a label map that lies elsewhere in space than its image.
+    """Refuse a label map that lies elsewhere in space than its image, with both affines and both names.
 
-    Args:
-        image_affine: ``(4, 4)``, voxels to mm; likewise ``label_affine``. They may differ by a thousandth of the
-            smallest voxel edge, since files round them.
-        image_name: what the message calls the image; likewise ``label_name``.
-
-    Raises:
-        InputError: with both affines and both names.
+    The affines, ``(4, 4)`` voxels to mm, may differ by a thousandth of the smallest voxel edge, since files round them.
     """
     voxel_mm = np.linalg.norm(image_affine[:-1, :-1], axis=0).min()
     if np.abs(image_affine - label_affine).max() > AFFINE_TOLERANCE_VOXELS * voxel_mm:

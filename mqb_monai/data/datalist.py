@@ -13,21 +13,23 @@ MAX_NAMED = 3
 
 
 def load_datalist(dataset_dir: str | os.PathLike, split: str, keys: tuple[str, ...] = ("image", "label")) -> list[dict]:
-    """The cases of one split, ready for a MONAI ``Dataset``.
+    """The cases of one split, ready for a MONAI ``Dataset``: dicts of exactly ``keys`` to absolute paths, in order.
 
     Args:
         dataset_dir: the folder that holds ``dataset.json``; paths in it are relative to this folder.
         split: the name of a list in ``dataset.json``: ``training``, ``validation``, ``calibration`` or ``test``.
         keys: what every case must have. ``("image",)`` gives images only: calibration never sees a label.
 
-    Returns:
-        One dict per case, in the file's order, with exactly ``keys``; every value an absolute path of an existing file.
-
-    Raises:
-        InputError: the folder, the file, the list or a case's file is missing or broken, or a case stands in two lists.
+    Raises InputError: the folder, the file, the list or a case's file is missing or broken, or a case stands in two
+    lists.
     """
     path, content = _read_dataset(dataset_dir)
-    lists = {name: _as_cases(value) for name, value in content.items() if _is_case_list(value)}
+    # The Decathlon writes its unlabelled test list as bare image paths.
+    lists = {
+        name: [{"image": case} if isinstance(case, str) else case for case in value]
+        for name, value in content.items()
+        if isinstance(value, list) and all(isinstance(case, dict | str) for case in value)
+    }
     if split not in lists:
         raise InputError(
             f"{path} has no list '{split}'. Lists that are there: {', '.join(lists) or 'none'}. "
@@ -66,33 +68,20 @@ def _read_dataset(dataset_dir: str | os.PathLike) -> tuple[Path, dict]:
             f"no dataset folder at {folder}: expected a folder with a dataset.json. "
             "Give the right --dataset_dir, or make a dataset with `python -m mqb_monai data`."
         )
-    if not path.is_file():
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         raise InputError(
             f"no dataset.json in {folder}: expected the lists of cases there. "
             "Give the folder that holds it, or write one (see `python -m mqb_monai data`)."
-        )
-    return path, _parse(path)
-
-
-def _parse(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        ) from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}. Fix the file at that place.") from error
     except OSError as error:
         raise InputError(f"could not read {path}: {error.strerror or error}. Check the file's permissions.") from error
     if not isinstance(content, dict):
         raise InputError(f"expected {path} to hold a JSON object with lists of cases; got a {type(content).__name__}.")
-    return content
-
-
-def _is_case_list(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(case, dict | str) for case in value)
-
-
-def _as_cases(value: list) -> list[dict]:
-    # The Decathlon writes its unlabelled test list as bare image paths.
-    return [{"image": case} if isinstance(case, str) else case for case in value]
+    return path, content
 
 
 def _check_disjoint(path: Path, lists: dict[str, list[dict]]) -> None:

@@ -17,17 +17,14 @@ from mqb_monai.errors import InputError
 
 
 def copy_label(image: Path, label: Path, table: str, target: Path) -> None:
-    """Copy one label map as it is, after checking its numbers against the table and its grid against the image.
+    """Copy a label map as it is, after checking its numbers against the table and its grid against the image's header.
 
     Args:
-        image: the image file; only its header is read.
-        label: the label map, NIfTI.
+        image, label: NIfTI files.
         table: the label table, see :func:`.class_names`.
         target: where the copy goes.
 
-    Raises:
-        InputError: a file cannot be read, the label map holds numbers that the table lacks, or it has another shape or
-            place in space than the image.
+    Raises InputError: as :func:`read_on_grid`.
     """
     read_on_grid(label, open_volume(image), len(class_names(table)))
     shutil.copyfile(label, target)
@@ -43,9 +40,7 @@ def merge_masks(image: Path, masks: Mapping[int, Path], target: Path) -> None:
         masks: for each label number, 1 to 255, the mask file (0 and 1). No masks give background only.
         target: where the label map goes.
 
-    Raises:
-        InputError: a file cannot be read, or a mask holds other numbers than 0 and 1, or has another shape or place in
-            space than the image.
+    Raises InputError: as :func:`read_on_grid`.
     """
     grid = open_volume(image)
     merged = np.zeros(grid.shape, np.uint8)
@@ -81,8 +76,7 @@ def read_on_grid(path: Path, grid: nib.spatialimages.SpatialImage, num_classes: 
         grid: the volume that it must lie on, as :func:`open_volume` gives it.
         num_classes: how many classes there are, background included.
 
-    Raises:
-        InputError: it cannot be read, holds other numbers than 0 to ``num_classes - 1``, or lies on another grid.
+    Raises InputError: it cannot be read, holds other numbers than 0 to ``num_classes - 1``, or lies on another grid.
     """
     volume = open_volume(path)
     names = str(grid.get_filename()), str(path)

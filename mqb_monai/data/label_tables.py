@@ -27,8 +27,7 @@ def class_names(dataset: str) -> tuple[str, ...]:
     Args:
         dataset: ``btcv``, ``abdomenatlas``, ``wholebrain``, ``totalsegmentator`` or ``hippocampus``.
 
-    Raises:
-        InputError: no such data set, with those that there are.
+    Raises InputError: no such data set, with those that there are.
     """
     tables = _tables()
     if dataset not in tables:

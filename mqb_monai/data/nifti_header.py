@@ -1,7 +1,7 @@
-"""What a NIfTI header says about place and length, by the standard, and which of it no reader can take rightly.
+"""What a NIfTI header says about place and length, by the standard, and what no reader can take rightly.
 
-Checked on the header as stored: nibabel mends some fields silently when it reads one, and MONAI takes the qform for the
-sform where ``pixdim`` is nearer to it.
+Checked on the header as stored: nibabel corrects some fields silently when it reads one, and MONAI takes the qform for
+the sform where ``pixdim`` is nearer to it.
 """
 
 from __future__ import annotations
@@ -151,14 +151,14 @@ def _contradictions(
         shape = np.maximum(np.asarray(header["dim"][1:4], float) - 1, 1)
         corners = np.array([[*(shape * bits), 1.0] for bits in np.ndindex(2, 2, 2)]).T
         apart = np.linalg.norm((sform - qform) @ corners, axis=0).max()
-        if apart > 0.1 * edges.min():
-            codes = f"sform_code {int(header['sform_code'])}, qform_code {int(header['qform_code'])}"
-            fields = f"header fields srow (sform) and quatern (qform) disagree by {apart:.3g} mm ({codes})"
-            return [f"{path}: {fields}: the sform is taken."]
-        return []
+        if apart <= 0.1 * edges.min():
+            return []
+        codes = f"sform_code {int(header['sform_code'])}, qform_code {int(header['qform_code'])}"
+        fields = f"header fields srow (sform) and quatern (qform) disagree by {apart:.3g} mm ({codes})"
+        return [f"{path}: {fields}: the sform is taken."]
     axes = min(int(header["dim"][0]), 3)
-    if not _pixdim_problem(header) and not np.allclose(header["pixdim"][1 : axes + 1], edges[:axes], rtol=1e-2):
-        stated = ", ".join(f"{value:.4g}" for value in header["pixdim"][1 : axes + 1])
-        given = ", ".join(f"{edge:.4g}" for edge in edges)
-        return [f"{path}: header field pixdim says {stated} mm, srow (sform) {given} mm: the sform is taken."]
-    return []
+    stated = header["pixdim"][1 : axes + 1]
+    if _pixdim_problem(header) or np.allclose(stated, edges[:axes], rtol=1e-2):
+        return []
+    says, gives = (", ".join(f"{value:.4g}" for value in values) for values in (stated, edges))
+    return [f"{path}: header field pixdim says {says} mm, srow (sform) {gives} mm: the sform is taken."]

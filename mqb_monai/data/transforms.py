@@ -10,32 +10,22 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils.type_conversion import convert_to_numpy
 
-from mqb_monai.data.checks import (
-    check_finite,
-    check_label_values,
-    check_same_affine,
-    check_same_shape,
-    check_spatial_shape,
-)
+from mqb_monai.data import checks
 from mqb_monai.data.volumes import read_volume
 
 
 class LoadImageStrictd(MapTransform):
-    """:class:`monai.transforms.LoadImaged` for one volume per key, read by :func:`.read_volume`.
+    """:class:`monai.transforms.LoadImaged` for one volume per key, read (and refused) by :func:`.read_volume`.
 
     Gives ``MetaTensor`` without a channel axis, ``(H, W, D)``, its affine in mm. The number of axes is checked here and
-    not later, because ``EnsureChannelFirstd`` takes a time axis for channels.
-
-    The name holds "LoadImage" because MONAI Deploy leaves out the transforms whose class name does.
+    not later, because ``EnsureChannelFirstd`` takes a time axis for channels. The name holds "LoadImage" because MONAI
+    Deploy leaves out the transforms whose class name does.
 
     Args:
         keys: the keys that hold paths.
         spatial_dims: number of spatial axes expected.
         dtype: dtype of the loaded array.
         allow_missing_keys: skip a key that is not there.
-
-    Raises:
-        InputError: as :func:`.read_volume`.
     """
 
     def __init__(
@@ -46,8 +36,7 @@ class LoadImageStrictd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.spatial_dims = spatial_dims
-        self.dtype = dtype
+        self.spatial_dims, self.dtype = spatial_dims, dtype
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         result = dict(data)
@@ -61,7 +50,8 @@ class CheckVolumesd(MapTransform):
 
     Every key: ``spatial_dims`` spatial axes after the channel axis, all values finite. The label: whole numbers from
     0 to ``num_classes - 1`` (rounding noise of files that store them as floats is taken off), and the shape and affine
-    of every image of the case.
+    of every image of the case. Raises InputError: naming the file (the meta entry ``filename_or_obj``) or, where it is
+    unknown, the key.
 
     Args:
         keys: the keys to check; where the label is absent at inference, leave it out.
@@ -70,9 +60,6 @@ class CheckVolumesd(MapTransform):
         label_key: which of ``keys`` is the label map; all others are images.
         allow_missing_keys: skip a key that is not there.
         ignore_label: a value that the label may hold besides the classes; 0: none.
-
-    Raises:
-        InputError: naming the file (the meta entry ``filename_or_obj``) or, where it is unknown, the key.
     """
 
     def __init__(
@@ -85,36 +72,35 @@ class CheckVolumesd(MapTransform):
         ignore_label: int = 0,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
-        self.spatial_dims = spatial_dims
-        self.label_key = label_key
+        self.num_classes, self.ignore_label = num_classes, ignore_label
+        self.spatial_dims, self.label_key = spatial_dims, label_key
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         present = list(self.key_iterator(dict(data)))
         for key in present:
             self._check_alone(key, data[key])
+        if self.label_key not in present:
+            return dict(data)
+        label = data[self.label_key]
         for key in present:
-            if self.label_key in present and key != self.label_key:
-                self._check_pair(key, data[key], data[self.label_key])
-        if self.label_key in present and data[self.label_key].is_floating_point():
-            return {**data, self.label_key: data[self.label_key].round()}
-        return dict(data)
+            if key != self.label_key:
+                self._check_pair(key, data[key], label)
+        return {**data, self.label_key: label.round() if label.is_floating_point() else label}
 
     def _check_alone(self, key: Hashable, value: object) -> None:
         name = _file_name(key, value)
-        check_spatial_shape(value.shape[1:], self.spatial_dims, name)
+        checks.check_spatial_shape(value.shape[1:], self.spatial_dims, name)
         array = convert_to_numpy(value)
-        check_finite(array, name)
+        checks.check_finite(array, name)
         if key == self.label_key:
             known = array[np.abs(array - self.ignore_label) > 0.5] if self.ignore_label else array
-            check_label_values(known, self.num_classes, name)
+            checks.check_label_values(known, self.num_classes, name)
 
     def _check_pair(self, key: Hashable, image: object, label: object) -> None:
         names = _file_name(key, image), _file_name(self.label_key, label)
-        check_same_shape(image.shape[1:], label.shape[1:], *names)
+        checks.check_same_shape(image.shape[1:], label.shape[1:], *names)
         if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
-            check_same_affine(convert_to_numpy(image.affine), convert_to_numpy(label.affine), *names)
+            checks.check_same_affine(convert_to_numpy(image.affine), convert_to_numpy(label.affine), *names)
 
 
 def _file_name(key: Hashable, value: object) -> str:

@@ -23,19 +23,15 @@ PathOrPaths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def read_volume(path: PathOrPaths, spatial_dims: int = 3, dtype: DtypeLike = np.float32) -> MetaTensor:
-    """Read one volume.
+    """Read one volume ``(H, W, D)``, without a channel axis; its ``affine`` is voxels to mm, by the sform if valid.
 
     Args:
         path: of any format that MONAI reads here (NIfTI always), or several files, which MONAI stacks.
         spatial_dims: number of spatial axes expected; trailing axes of length 1 beyond them are taken off.
         dtype: of the result.
 
-    Returns:
-        ``(H, W, D)`` without a channel axis; ``affine`` is voxels to mm, by the sform where the header has a valid one.
-
-    Raises:
-        InputError: the file is absent, truncated, not an image, or not one volume; its header or affine makes no sense
-            (see :func:`.read_nifti_header`). Each names the file.
+    Raises InputError: the file is absent, truncated, not an image, or not one volume; its header or affine makes no
+    sense (see :func:`.read_nifti_header`). Each names the file.
     """
     name = str(path)
     header = read_nifti_header(path) if isinstance(path, str | os.PathLike) else None
@@ -73,9 +69,8 @@ def check_image_file(path: PathOrPaths) -> None:
     Args:
         path: a file or several; of another format than MONAI can read here, or damaged, it is left to the bundle.
 
-    Raises:
-        InputError: as :func:`.read_nifti_header`; a unit other than mm, or an affine that MONAI takes from another
-            field than the standard says; NaN or Inf in the voxels. Each names the file and the header field.
+    Raises InputError: as :func:`.read_nifti_header`; a unit other than mm, or an affine that MONAI takes from another
+    field than the standard says; NaN or Inf in the voxels. Each names the file and the header field.
     """
     if not isinstance(path, str | os.PathLike):
         for part in path:

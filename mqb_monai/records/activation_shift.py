@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from mqb_monai.records.json_file import read_record, write_record
-
-FORMAT = "mqb_monai.activation_shift"
-FORMAT_VERSION = 1
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class LayerShift:
 
 @dataclass(frozen=True)
 class ShiftRecord:
-    """Activation shift of a bundle under one scheme.
+    """Activation shift of a bundle under one scheme: ``activation_shift/<bundle>.<scheme>.json``.
 
     Attributes:
         cases: file names of the images.
@@ -129,6 +122,8 @@ class ShiftRecord:
         seconds: wall time.
         versions: of packages and machine.
     """
+
+    FORMAT: ClassVar = ("mqb_monai.activation_shift", 1)
 
     bundle: str
     scheme: str
@@ -144,6 +139,11 @@ class ShiftRecord:
     def of(self, role: str) -> tuple[LayerShift, ...]:
         """The shifts of all layers' ``input`` or ``output``."""
         return tuple(shift for shift in self.shifts if shift.role == role)
+
+    @property
+    def noisiest(self) -> list[LayerShift]:
+        """The inputs by rising SQNR, NaN last."""
+        return sorted(self.of("input"), key=lambda shift: math.inf if math.isnan(shift.sqnr_db) else shift.sqnr_db)
 
 
 @dataclass(frozen=True)
@@ -185,18 +185,3 @@ def summarize_outliers(record: ShiftRecord) -> OutlierSummary:
 def _median(values: Iterable[float]) -> float:
     numbers = [value for value in values if not math.isnan(value)]
     return statistics.median(numbers) if numbers else math.nan
-
-
-def shift_path(output_dir: str | os.PathLike, bundle: str, scheme: str) -> Path:
-    """``output_dir/activation_shift/<bundle>.<scheme>.json``."""
-    return Path(output_dir) / "activation_shift" / f"{bundle}.{scheme}.json"
-
-
-def write_shift(path: str | os.PathLike, record: ShiftRecord) -> None:
-    """Write ``record`` as JSON, never half-written. Raises InputError: a place that cannot be written."""
-    write_record(path, record, FORMAT, FORMAT_VERSION)
-
-
-def read_shift(path: str | os.PathLike) -> ShiftRecord:
-    """The record at ``path``. Raises InputError: the file is missing, damaged, or of another format or version."""
-    return read_record(path, ShiftRecord, FORMAT, FORMAT_VERSION)

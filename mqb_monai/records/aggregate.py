@@ -21,7 +21,7 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
-from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
+from mqb_monai.records.evaluation import EvaluationRecord
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SchemeScore:
 
 def score_schemes(records: list[EvaluationRecord]) -> list[SchemeScore]:
     """The score of every scheme and backend, best first, NaN last; records without their FP32 record do not count."""
-    references = {(r.bundle, r.split): r for r in records if (r.scheme, r.backend) == REFERENCE}
+    references = {(r.bundle, r.split): r for r in records if r.is_reference}
     pairs = defaultdict(list)
     for record in records:
         if (record.bundle, record.split) in references:
@@ -62,20 +62,12 @@ def score_schemes(records: list[EvaluationRecord]) -> list[SchemeScore]:
 
 def _score_scheme(scheme: str, backend: str, cells: list[tuple[EvaluationRecord, EvaluationRecord]]) -> SchemeScore:
     parts = [kept_parts(record, reference) for record, reference in cells]
-    dice_kept, surface_dice_kept, worst_class_kept = (_mean(column) for column in zip(*parts, strict=True))
-    return SchemeScore(
-        scheme=scheme,
-        backend=backend,
-        score=100 * _mean([math.prod(part) ** (1 / 3) for part in parts]),
-        dice_kept=dice_kept,
-        surface_dice_kept=surface_dice_kept,
-        worst_class_kept=worst_class_kept,
-        bundles=len(cells),
-        weight_bits=cells[0][0].weight_bits,
-        activation_bits=cells[0][0].activation_bits,
-        size_ratio=_geometric_mean([record.weights_mb / reference.weights_mb for record, reference in cells]),
-        latency_ratio=_geometric_mean([record.latency_ms / reference.latency_ms for record, reference in cells]),
-    )
+    score = 100 * _mean([math.prod(part) ** (1 / 3) for part in parts])
+    kept = (_mean(column) for column in zip(*parts, strict=True))
+    bits = cells[0][0].weight_bits, cells[0][0].activation_bits
+    size = _geometric_mean([record.weights_mb / reference.weights_mb for record, reference in cells])
+    latency = _geometric_mean([record.latency_ms / reference.latency_ms for record, reference in cells])
+    return SchemeScore(scheme, backend, score, *kept, len(cells), *bits, size, latency)
 
 
 def kept_parts(record: EvaluationRecord, reference: EvaluationRecord) -> tuple[float, float, float]:
@@ -87,21 +79,21 @@ def kept_parts(record: EvaluationRecord, reference: EvaluationRecord) -> tuple[f
     return (
         _kept(record.dice["mean"], reference.dice["mean"]),
         _kept(record.surface_dice["mean"], reference.surface_dice["mean"]),
-        min((kept for kept in classes if not math.isnan(kept)), default=float("nan")),
+        min((kept for kept in classes if not math.isnan(kept)), default=math.nan),
     )
 
 
 def _kept(score: float, reference: float) -> float:
     if math.isnan(score) or math.isnan(reference) or reference <= 0:
-        return float("nan")
+        return math.nan
     return min(score / reference, 1.0)
 
 
 def _mean(values: list[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else float("nan")
+    return statistics.fmean(known) if known else math.nan
 
 
 def _geometric_mean(values: list[float]) -> float:
     known = [value for value in values if value > 0]
-    return statistics.geometric_mean(known) if known else float("nan")
+    return statistics.geometric_mean(known) if known else math.nan

@@ -5,17 +5,13 @@ RUNS/engines/<bundle>.<backend>.json, renamed into place once complete. A figure
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mqb_monai.records.json_file import read_record, write_record
 from mqb_monai.records.published import published_rows
-from mqb_monai.records.tables import aligned
+from mqb_monai.records.tables import aligned, number
 
-FORMAT, FORMAT_VERSION = "mqb_monai.engine_timings", 1
 HEADER = ("bundle", "engine", "ms", "x FP32", "MB", "build s", "worst layer", "RMS", "float", "MedPTQ ms", "MedPTQ MB")
 
 
@@ -64,6 +60,8 @@ class EngineTimings:
         versions: of packages and machine.
     """
 
+    FORMAT: ClassVar = ("mqb_monai.engine_timings", 1)
+
     bundle: str
     backend: str
     scheme: str
@@ -75,23 +73,6 @@ class EngineTimings:
     published: list[dict[str, Any]]
     engines: list[EngineTiming]
     versions: dict[str, Any]
-
-
-def timings_path(runs: str | os.PathLike, bundle: str, backend: str) -> Path:
-    """``RUNS/engines/<bundle>.<backend>.json``."""
-    return Path(runs) / "engines" / f"{bundle}.{backend}.json"
-
-
-def write_timings(runs: str | os.PathLike, record: EngineTimings) -> Path:
-    """Write a record where :func:`timings_path` says, and return that."""
-    path = timings_path(runs, record.bundle, record.backend)
-    write_record(path, record, FORMAT, FORMAT_VERSION)
-    return path
-
-
-def read_timings(path: str | os.PathLike) -> EngineTimings:
-    """The record at ``path``. Raises InputError: the file is missing, damaged, or of another format or version."""
-    return read_record(path, EngineTimings, FORMAT, FORMAT_VERSION)
 
 
 def published_engine(record: EngineTimings, row: EngineTiming) -> tuple[float, float] | None:
@@ -120,4 +101,4 @@ def _cells(record: EngineTimings, row: EngineTiming) -> tuple[str, ...]:
         (row.left_float, "d"),
         *((value, "g") for value in published),
     )
-    return record.bundle, row.engine, *("--" if value is None else format(value, form) for value, form in figures)
+    return record.bundle, row.engine, *(number(*figure) for figure in figures)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 NAN = math.nan
 REFERENCE = ("fp32", "torch")  # scheme and backend that every drop is relative to
@@ -61,6 +61,8 @@ class CaseRecord:
         started_utc: ISO 8601.
     """
 
+    FORMAT: ClassVar = ("mqb_monai.case", 1)
+
     case: str
     scores: list[CaseScore]
     equal_labels: float
@@ -78,9 +80,7 @@ class RelativeDrop:
 
     Attributes:
         mean: ``(fp32 - score) / fp32`` of the mean scores, as a fraction (0.02 is 2 %); negative for a gain.
-        low, high: ends of its interval by the paired bootstrap over cases.
-        confidence: of the interval.
-        resamples: of the bootstrap.
+        low, high, confidence, resamples: its interval by the paired bootstrap over cases.
         wilcoxon_p: two-sided p value of Wilcoxon's signed-rank test on the cases' mean scores; 1 where no case differs.
         cases: pairs that went in.
     """
@@ -102,13 +102,8 @@ class Overlay:
     where the cases have no labels (``<name>_label`` is then FP32's map too). The slice is perpendicular to the last
     axis of the file's grid, the one where FP32 and this evaluation disagree in most voxels, and where they agree
     everywhere the one with most labelled voxels. ``image`` is float32 in the file's intensities, the others are class
-    numbers.
-
-    Attributes:
-        case: its name.
-        dice: the mean DSC over classes that ranked it.
-        index: of the slice along the last axis.
-        spacing_mm: of the slice's two axes.
+    numbers. ``dice`` is the mean DSC that ranked the case, ``index`` the slice's along the last axis, ``spacing_mm``
+    that of the slice's two axes.
     """
 
     case: str
@@ -171,6 +166,8 @@ class EvaluationRecord:
         scores: one per case and class, cases in the order of the split; these stand in ``cases.csv``.
     """
 
+    FORMAT: ClassVar = ("mqb_monai.evaluation", 1)
+
     bundle: str
     scheme: str
     backend: str
@@ -203,7 +200,7 @@ class EvaluationRecord:
 
     @property
     def id(self) -> str:
-        """``<bundle>.<scheme>.<backend>.<split>``."""
+        """As :func:`evaluation_id`."""
         return evaluation_id(self.bundle, self.scheme, self.backend, self.split)
 
     @property
@@ -226,6 +223,8 @@ class EvaluationRecord:
 @dataclass(frozen=True)
 class EvaluationError:
     """Why an evaluation failed: ``error`` is the exception's type, ``message`` one sentence, ``when_utc`` ISO 8601."""
+
+    FORMAT: ClassVar = ("mqb_monai.evaluation_error", 1)
 
     id: str
     error: str

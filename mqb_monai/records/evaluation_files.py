@@ -17,8 +17,6 @@ from mqb_monai.records.evaluation import CaseRecord, CaseScore, EvaluationError,
 from mqb_monai.records.json_file import REMEDY, read_record, without_nan, write_json, write_record
 from mqb_monai.system.files import atomic_path
 
-FORMAT, CASE_FORMAT, ERROR_FORMAT = "mqb_monai.evaluation", "mqb_monai.case", "mqb_monai.evaluation_error"
-FORMAT_VERSION = 1
 SUMMARY, CASES, SLICES, ERROR = "summary.json", "cases.csv", "slices.npz", "error.json"
 # Below a folder of runs: cells of a grid, evaluations side by side, one evaluation.
 PATTERNS = ("cells/*/", "*/", "")
@@ -48,7 +46,8 @@ def write_evaluation(folder: str | os.PathLike, record: EvaluationRecord) -> Pat
     del content["scores"], content["provenance"]
     if record.provenance is not None:
         content["provenance"] = asdict(record.provenance)
-    write_json(folder / SUMMARY, {"format": FORMAT, "format_version": FORMAT_VERSION, **content})
+    name, version = record.FORMAT
+    write_json(folder / SUMMARY, {"format": name, "format_version": version, **content})
     (folder / ERROR).unlink(missing_ok=True)
     return folder / SUMMARY
 
@@ -59,7 +58,7 @@ def read_evaluation(folder: str | os.PathLike) -> EvaluationRecord:
     Raises InputError: a file that is absent, damaged, or of another format or version, naming it.
     """
     folder = Path(folder)
-    record = read_record(folder / SUMMARY, EvaluationRecord, FORMAT, FORMAT_VERSION)
+    record = read_record(folder / SUMMARY, EvaluationRecord)
     return replace(record, scores=_read_scores(folder / CASES))
 
 
@@ -105,7 +104,7 @@ def case_path(folder: str | os.PathLike, case: str, suffix: str = ".json") -> Pa
 
 def write_case(folder: str | os.PathLike, record: CaseRecord) -> None:
     """Write a finished case into the folder of its evaluation."""
-    write_record(case_path(folder, record.case), record, CASE_FORMAT, FORMAT_VERSION)
+    write_record(case_path(folder, record.case), record)
 
 
 def read_case(folder: str | os.PathLike, case: str) -> CaseRecord | None:
@@ -114,12 +113,12 @@ def read_case(folder: str | os.PathLike, case: str) -> CaseRecord | None:
     Raises InputError: a file that cannot be read or is of another version, naming it.
     """
     path = case_path(folder, case)
-    return read_record(path, CaseRecord, CASE_FORMAT, FORMAT_VERSION) if path.exists() else None
+    return read_record(path, CaseRecord) if path.exists() else None
 
 
 def write_error(folder: str | os.PathLike, error: EvaluationError) -> None:
     """Write ``error.json`` of an evaluation."""
-    write_record(Path(folder) / ERROR, error, ERROR_FORMAT, FORMAT_VERSION)
+    write_record(Path(folder) / ERROR, error)
 
 
 def read_errors(runs: str | os.PathLike) -> list[EvaluationError]:
@@ -128,7 +127,7 @@ def read_errors(runs: str | os.PathLike) -> list[EvaluationError]:
     Raises InputError: a file that cannot be read, naming it.
     """
     paths = sorted({path for pattern in PATTERNS for path in Path(runs).glob(f"{pattern}{ERROR}")})
-    return [read_record(path, EvaluationError, ERROR_FORMAT, FORMAT_VERSION) for path in paths]
+    return [read_record(path, EvaluationError) for path in paths]
 
 
 def read_slices(folder: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -7,13 +7,12 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.evaluation_files import SUMMARY, cell_folder, read_errors
-from mqb_monai.records.json_file import read_record, write_record
+from mqb_monai.records.json_file import read_record, record_path, write_record
 from mqb_monai.system.lock import lock_owner
-
-FORMAT, FORMAT_VERSION = "mqb_monai.grid", 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class GridPlan:
         left_out: cell's id (or bundle) to the reason why it is not run.
     """
 
+    FORMAT: ClassVar = ("mqb_monai.grid", 1)
+
     command: str
     cells: dict[str, int]
     left_out: dict[str, str]
@@ -34,7 +35,7 @@ class GridPlan:
 def write_plan(runs: str | os.PathLike, plan: GridPlan) -> None:
     """Write ``RUNS/grids/<digest of the plan>.json``: a file for each, so that runs do not disturb each other."""
     digest = hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:12]
-    write_record(Path(runs) / "grids" / f"{digest}.json", plan, FORMAT, FORMAT_VERSION)
+    write_record(record_path(runs, "grids", digest), plan)
 
 
 def read_plans(runs: str | os.PathLike) -> list[GridPlan]:
@@ -42,16 +43,13 @@ def read_plans(runs: str | os.PathLike) -> list[GridPlan]:
     paths = sorted(Path(runs).glob("grids/*.json"))
     if not paths:
         raise InputError(f"no grid in {runs}: expected grids/*.json, which `bench run --out` with this folder writes.")
-    return [read_record(path, GridPlan, FORMAT, FORMAT_VERSION) for path in paths]
+    return [read_record(path, GridPlan) for path in paths]
 
 
 def cell_state(runs: str | os.PathLike, identity: str, cases: int, message: str = "") -> str:
-    """``finished``, ``running``, ``failed``, ``interrupted`` or ``not started``, with what is known of it.
+    """``finished``, ``running``, ``failed``, ``interrupted`` or ``not started``, with what is known of the cell.
 
-    Args:
-        runs, identity: the folder and the cell's id.
-        cases: how many the cell has.
-        message: why it failed; empty where it did not.
+    ``cases`` says how many it has, ``message`` why it failed; empty where it did not.
     """
     folder = cell_folder(runs, identity)
     done = f"{len(list(folder.glob('cases/*.json')))} of {cases} cases"

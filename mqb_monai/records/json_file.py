@@ -1,4 +1,7 @@
-"""Records as JSON files that carry the name and the version of their format; NaN is ``null`` in them."""
+"""Records as JSON files that carry the name and the version of their format; NaN is ``null`` in them.
+
+A record is a dataclass whose ``FORMAT`` is that name and version.
+"""
 
 from __future__ import annotations
 
@@ -28,30 +31,28 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         temporary.write_text(json.dumps(without_nan(plain), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_record(path: str | os.PathLike, record: Any, name: str, version: int) -> None:
-    """Write a dataclass with ``format`` and ``format_version`` before its fields."""
+def record_path(folder: str | os.PathLike, kind: str, *names: str) -> Path:
+    """``FOLDER/<kind>/<names, with points between them>.json``."""
+    return Path(folder) / kind / f"{'.'.join(names)}.json"
+
+
+def write_record(path: str | os.PathLike, record: Any) -> Path:
+    """Write a record, never half-written, with ``format`` and ``format_version`` before its fields; return ``path``.
+
+    Raises InputError: a place that cannot be written.
+    """
+    name, version = record.FORMAT
     write_json(path, {"format": name, "format_version": version, **asdict(record)})
+    return Path(path)
 
 
-def read_record(path: str | os.PathLike, kind: type[Record], name: str, version: int) -> Record:
+def read_record(path: str | os.PathLike, kind: type[Record]) -> Record:
     """Read what :func:`write_record` wrote, every field checked against its type; ``null`` is NaN or a valid None.
 
     Raises InputError: the file is absent, truncated or damaged, of another format or version, or a field is missing or
     of another type (named by its path, as ``$.scores[3].dice``).
     """
-    content = read_versioned(path, name, version)
-    try:
-        return msgspec.convert(with_nan(content, kind), kind)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{path} is not a complete {name} record ({error}). {REMEDY}") from error
-
-
-def read_versioned(path: str | os.PathLike, name: str, version: int) -> dict[str, Any]:
-    """Return the entries of a JSON object besides its ``format`` and ``format_version``.
-
-    Raises InputError: the file is absent, truncated or damaged, or of another format or version.
-    """
-    path = Path(path)
+    path, (name, version) = Path(path), kind.FORMAT
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,7 +67,10 @@ def read_versioned(path: str | os.PathLike, name: str, version: int) -> dict[str
             f"{path} has format version {found_version!r}, this mqb_monai reads {version}. Run again what made it, or "
             "install the mqb_monai that did."
         )
-    return content
+    try:
+        return msgspec.convert(with_nan(content, kind), kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path} is not a complete {name} record ({error}). {REMEDY}") from error
 
 
 def without_nan(value: Any) -> Any:

@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Precision:
-    """One floating-point precision.
-
-    Attributes:
-        bits: of a number.
-        dtype: its name in torch.
-        openvino: its name in OpenVINO.
-    """
+    """One floating-point precision: the bits of a number, and its name in torch and in OpenVINO."""
 
     bits: int
     dtype: str

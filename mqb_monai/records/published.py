@@ -35,8 +35,7 @@ def published_rows(study: str, **wanted: Any) -> list[dict[str, Any]]:
         study: a name of :data:`STUDIES`.
         wanted: column to value, as ``architecture="STU-Net-B", dataset="BTCV"``.
 
-    Raises:
-        InputError: an unknown study or column.
+    Raises InputError: an unknown study or column.
     """
     if study not in STUDIES:
         raise InputError(f"unknown study {study!r}: expected {' or '.join(STUDIES)}.")
@@ -62,8 +61,7 @@ def published_tables(pairs: Sequence[Mapping[str, Any]]) -> str:
         pairs: each ``{"study": ..., <column>: <value>, ...}`` selects rows as :func:`published_rows`; no pair gives a
             sentence that says so.
 
-    Raises:
-        InputError: a pair selects nothing.
+    Raises InputError: a pair selects nothing.
     """
     if not pairs:
         return "Neither MedQuanBench nor MedPTQ publishes figures for this pair."
@@ -105,13 +103,8 @@ def _drop(reference: float, score: float) -> str:
 
 
 def _engine_cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            kind.upper(),
-            *(f"{row[f'{prefix}_{kind}{suffix}']:g}" for prefix, suffix in _ENGINE_COLUMNS.values()),
-            "",
-            "",
-            "",
-        )
-        for kind in ("fp32", "int8")
-    ]
+    columns = _ENGINE_COLUMNS.values()
+    figures = {
+        kind: [f"{row[f'{prefix}_{kind}{suffix}']:g}" for prefix, suffix in columns] for kind in ("fp32", "int8")
+    }
+    return [(kind.upper(), *found, "", "", "") for kind, found in figures.items()]

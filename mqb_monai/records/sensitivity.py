@@ -7,13 +7,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.json_file import read_record, write_record
+from mqb_monai.records.json_file import read_record
 
-FORMAT = "mqb_monai.sensitivity"
-FORMAT_VERSION = 1
 # What has to be the same for a record to be continued.
 IDENTITY = ("bundle", "scheme", "split", "weights_sha256", "checkpoint_sha256", "labels")
 
@@ -60,7 +58,7 @@ class SensitivityCost:
 
 @dataclass(frozen=True)
 class SensitivityRecord:
-    """Scores of a bundle's layers under one scheme.
+    """Scores of a bundle's layers under one scheme: ``sensitivity/<bundle>.<scheme>.json``.
 
     Attributes:
         checkpoint_sha256: of the file of the quantized checkpoint.
@@ -73,6 +71,8 @@ class SensitivityRecord:
         versions: of packages and machine.
         finished: whether every variant was scored on every case that was asked for.
     """
+
+    FORMAT: ClassVar = ("mqb_monai.sensitivity", 1)
 
     bundle: str
     scheme: str
@@ -139,24 +139,6 @@ def sensitivity_order(record: SensitivityRecord) -> tuple[str, ...]:
     return tuple(sorted(errors, key=lambda name: -errors[name] if errors[name] == errors[name] else math.inf))
 
 
-def sensitivity_path(output_dir: str | os.PathLike, bundle: str, scheme: str) -> Path:
-    """``output_dir/sensitivity/<bundle>.<scheme>.json``."""
-    return Path(output_dir) / "sensitivity" / f"{bundle}.{scheme}.json"
-
-
-def write_sensitivity(path: str | os.PathLike, record: SensitivityRecord) -> None:
-    """Write ``record`` as JSON; a reader meets the old one or the new one, never a part.
-
-    Raises InputError: a place that cannot be written.
-    """
-    write_record(path, record, FORMAT, FORMAT_VERSION)
-
-
-def read_sensitivity(path: str | os.PathLike) -> SensitivityRecord:
-    """The record at ``path``. Raises InputError: the file is missing, damaged, or of another format or version."""
-    return read_record(path, SensitivityRecord, FORMAT, FORMAT_VERSION)
-
-
 def continue_sensitivity(path: str | os.PathLike, new: SensitivityRecord) -> SensitivityRecord:
     """The record at ``path`` with its scores, ready for more; ``new`` where there is none.
 
@@ -165,7 +147,7 @@ def continue_sensitivity(path: str | os.PathLike, new: SensitivityRecord) -> Sen
     """
     if not Path(path).exists():
         return new
-    found = read_sensitivity(path)
+    found = read_record(path, SensitivityRecord)
     differing = [key for key in IDENTITY if getattr(found, key) != getattr(new, key)]
     if differing or list(found.layers) != list(new.layers):
         what = ", ".join(f"{key} {getattr(found, key)!r} there, {getattr(new, key)!r} now" for key in differing)

@@ -13,16 +13,7 @@ from typing import Any
 import altair as alt
 
 from mqb_monai.records.json_file import without_nan
-from mqb_monai.report.scores import (
-    AGREEMENT,
-    Group,
-    Row,
-    bits_label,
-    case_rows,
-    cell_label,
-    organ_rows,
-    tradeoff_rows,
-)
+from mqb_monai.report.scores import AGREEMENT, Group, Row, bits_label, case_rows, cell_label, organ_rows, tradeoff_rows
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
@@ -63,6 +54,32 @@ def styled(chart: Any, width: int | str) -> dict[str, Any]:
     )
 
 
+def analysis_figure(name: str, record: Any, caption: str, chart: Any, rows: list[Row], more: str = "") -> Figure:
+    """The figure of one analysis of layers; ``more`` comes after its split and number of cases."""
+    return Figure(
+        f"{name}.{file_name(record.bundle)}.{record.scheme}",
+        f"{record.bundle} · {record.scheme}",
+        f"{caption} Split {record.split}, {len(record.cases)} case(s){more}.",
+        chart,
+        rows,
+    )
+
+
+def below(**options: Any) -> alt.Legend:
+    """A legend without title under the chart, one entry a line."""
+    return alt.Legend(orient="bottom", columns=1, title=None, **options)
+
+
+def layer_axis() -> alt.Y:
+    """The layers in the order of the rows."""
+    return alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, labelFontSize=10))
+
+
+def tooltip(field: str, title: str, form: str) -> alt.Tooltip:
+    """A number that shows when one points at a mark."""
+    return alt.Tooltip(f"{field}:Q", title=title, format=form)
+
+
 def chart_of(rows: Sequence[Row], height: int) -> alt.Chart:
     """An empty chart of ``rows``; its width comes with :func:`styled`."""
     return alt.Chart(alt.Data(values=without_nan(list(rows)))).properties(height=height)
@@ -74,6 +91,10 @@ def score_axis(group: Group, rows: Sequence[Row]) -> dict[str, Any]:
     margin = 0.06 * (max(values) - min(values)) or 0.05
     domain = [max(0.0, min(values) - margin), min(1.0, max(values) + margin)]
     return {"shorthand": f"{group.key}:Q", "title": group.axis, "scale": alt.Scale(domain=domain, nice=False)}
+
+
+def _score_tip(group: Group) -> alt.Tooltip:
+    return tooltip(group.key, group.axis, ".4f")
 
 
 def tradeoff_figures(group: Group) -> list[Figure]:
@@ -139,7 +160,7 @@ def _latency_chart(group: Group, rows: list[Row]) -> alt.LayerChart:
 def _by_bundle(rows: Sequence[Row]) -> dict[str, Any]:
     """Colour and shape by bundle, together in one legend; 56 bundles pass before a pair of them comes again."""
     bundles = list(dict.fromkeys(row["bundle"] for row in rows))
-    legend = alt.Legend(orient="bottom", columns=1, labelLimit=0, title=None)
+    legend = below(labelLimit=0)
     colours, shapes = ([cycle[i % len(cycle)] for i in range(len(bundles))] for cycle in (PALETTE, SHAPES))
     return {
         "color": alt.Color("bundle:N", scale=alt.Scale(domain=bundles, range=colours), legend=legend),
@@ -148,13 +169,8 @@ def _by_bundle(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _tooltip(group: Group) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("bundle:N"),
-        alt.Tooltip("cell:N"),
-        alt.Tooltip(f"{group.key}:Q", title=group.axis, format=".4f"),
-        alt.Tooltip("latency_ms:Q", title="latency, ms", format=",.1f"),
-        alt.Tooltip("runs:N", title="time is of"),
-    ]
+    time = tooltip("latency_ms", "latency, ms", ",.1f"), alt.Tooltip("runs:N", title="time is of")
+    return [alt.Tooltip("bundle:N"), alt.Tooltip("cell:N"), _score_tip(group), *time]
 
 
 def organ_figure(group: Group) -> Figure | None:
@@ -180,11 +196,11 @@ def organ_figure(group: Group) -> Figure | None:
             ),
         ),
         tooltip=[
-            alt.Tooltip("organ:N"),
-            alt.Tooltip("cell:N"),
-            alt.Tooltip("fp32:Q", title="FP32", format=".4f"),
-            alt.Tooltip(f"{group.key}:Q", title=group.axis, format=".4f"),
-            alt.Tooltip("drop:Q", title="drop, %", format=".2f"),
+            "organ:N",
+            "cell:N",
+            tooltip("fp32", "FP32", ".4f"),
+            _score_tip(group),
+            tooltip("drop", "drop, %", ".2f"),
         ],
     )
     numbers = base.mark_text(fontSize=10, color=INK).encode(text=alt.Text("drop:Q", format=".1f"))
@@ -207,10 +223,7 @@ def case_figure(group: Group) -> Figure | None:
         y=alt.Y("cell:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)),
     )
     boxes = base.mark_boxplot(size=16, outliers=False, color="#c9dcea", median={"color": INK}, rule={"color": FAINT})
-    score = alt.Tooltip(f"{group.key}:Q", title=group.axis, format=".4f")
-    ticks = base.mark_tick(color=GAIN, opacity=0.7, size=22).encode(
-        tooltip=[alt.Tooltip("case:N"), alt.Tooltip("cell:N"), score]
-    )
+    ticks = base.mark_tick(color=GAIN, opacity=0.7, size=22).encode(tooltip=["case:N", "cell:N", _score_tip(group)])
     caption = "One tick per case; the box holds the middle half of them, its line is the median."
     return Figure(f"cases.{file_name(group.name)}", group.name, caption, boxes + ticks, rows)
 

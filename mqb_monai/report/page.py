@@ -87,48 +87,29 @@ def _read_pictures(runs: Runs) -> list[tuple[EvaluationRecord, list[CasePictures
 
 def chart_sections(runs: Runs) -> list[ChartSection]:
     """All charts, in the page's order."""
-    bundles = by_bundle(runs.cells)
-    labelled = any(group.labelled for group in bundles)
+    bundles, labelled = by_bundle(runs.cells), any(cell.has_labels for cell in runs.cells)
     organs, cases = ([figure for figure in map(draw, bundles) if figure] for draw in (organ_figure, case_figure))
-    return [
-        ChartSection(
-            "tradeoff",
-            "Bits and latency",
-            f"{'DSC' if labelled else 'Agreement'} against bits and latency",
-            "One pair of charts for each data set, since DSC is not comparable between data sets.",
-            [figure for group in by_dataset(runs.cells) for figure in tradeoff_figures(group)],
-        ),
-        ChartSection(
-            "organs",
-            "Organs" if labelled else "Classes",
-            "Drop by organ" if labelled else "Disagreement by class",
-            "Which organs pay for quantization. A bundle without its FP32 cell is left out."
-            if labelled
-            else "In which classes the label maps differ from FP32's.",
-            organs,
-        ),
-        ChartSection(
-            "cases",
-            "Cases",
-            "Distribution over cases",
-            f"Whether a {'drop' if labelled else 'difference'} is everywhere or in few cases.",
-            cases,
-        ),
-        ChartSection(
-            "sensitivity",
-            "Sensitivity",
-            "Layer sensitivity",
-            "Which layers the drop comes from.",
-            [figure for record in runs.sensitivity for figure in sensitivity_figures(record)],
-        ),
-        ChartSection(
-            "activations",
-            "Activations",
-            "Activation shift",
-            "What quantization does to the inputs of the layers.",
-            [figure for record in runs.shifts for figure in shift_figures(record)],
-        ),
-    ]
+    organ_note = "In which classes the label maps differ from FP32's."
+    if labelled:
+        organ_note = "Which organs pay for quantization. A bundle without its FP32 cell is left out."
+    texts = [
+        ("tradeoff", "Bits and latency", f"{'DSC' if labelled else 'Agreement'} against bits and latency",
+         "One pair of charts for each data set, since DSC is not comparable between data sets."),
+        ("organs", "Organs" if labelled else "Classes", "Drop by organ" if labelled else "Disagreement by class",
+         organ_note),
+        ("cases", "Cases", "Distribution over cases",
+         f"Whether a {'drop' if labelled else 'difference'} is everywhere or in few cases."),
+        ("sensitivity", "Sensitivity", "Layer sensitivity", "Which layers the drop comes from."),
+        ("activations", "Activations", "Activation shift", "What quantization does to the inputs of the layers."),
+    ]  # fmt: skip
+    figures = (
+        [figure for group in by_dataset(runs.cells) for figure in tradeoff_figures(group)],
+        organs,
+        cases,
+        [figure for record in runs.sensitivity for figure in sensitivity_figures(record)],
+        [figure for record in runs.shifts for figure in shift_figures(record)],
+    )
+    return [ChartSection(*words, drawn) for words, drawn in zip(texts, figures, strict=True)]
 
 
 def render_page(
@@ -148,32 +129,29 @@ def render_page(
         "published": ("Published", True),
         "provenance": ("Provenance", True),
     }
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            runs=runs,
-            datasets=by_dataset(runs.cells),
-            leaderboard=leaderboard_rows(labelled),
-            agreement=leaderboard_rows(unlabelled),
-            class_rows=class_rows(unlabelled),
-            schemes=schemes,
-            confidence=_confidence(runs.cells),
-            nsd_note=_nsd_note(runs.cells),
-            published_engine=published_engine,
-            chart_sections=sections,
-            pictures=pictures,
-            judgements=list(JUDGEMENTS.items()),
-            same_scheme=published.same_scheme(runs.cells),
-            same_engine=published.same_engine(runs.cells),
-            study_rows=published.study_rows(),
-            engine_rows=published.engine_rows(),
-            sections={identity: name for identity, (name, shown) in content.items() if shown},
-            version=versions().get("mqb_monai", ""),
-            png_folder=PNG_FOLDER,
-            ppi=PPI,
-            vega=Markup(vl_convert.javascript_bundle(vl_version=VEGA_LITE)),
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        runs=runs,
+        datasets=by_dataset(runs.cells),
+        leaderboard=leaderboard_rows(labelled),
+        agreement=leaderboard_rows(unlabelled),
+        class_rows=class_rows(unlabelled),
+        schemes=schemes,
+        confidence=next((drop.confidence for cell in runs.cells for drop in cell.statistics.values()), None),
+        nsd_note=_nsd_note(runs.cells),
+        published_engine=published_engine,
+        chart_sections=sections,
+        pictures=pictures,
+        judgements=list(JUDGEMENTS.items()),
+        same_scheme=published.same_scheme(runs.cells),
+        same_engine=published.same_engine(runs.cells),
+        study_rows=published.study_rows(),
+        engine_rows=published.engine_rows(),
+        sections={identity: name for identity, (name, shown) in content.items() if shown},
+        version=versions().get("mqb_monai", ""),
+        png_folder=PNG_FOLDER,
+        ppi=PPI,
+        vega=Markup(vl_convert.javascript_bundle(vl_version=VEGA_LITE)),
     )
 
 
@@ -185,15 +163,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["asset"] = lambda name: Markup(_asset(name))
+    files = resources.files("mqb_monai.report")
+    environment.globals["asset"] = lambda name: Markup((files / name).read_text(encoding="utf-8"))
     environment.filters |= {"tint": tint, "fixed": fixed, "spec": spec, "breakable": breakable, "data_uri": data_uri}
     environment.filters |= {"anchor": anchor, "label": cell_label}
     environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)
     return environment
-
-
-def _asset(name: str) -> str:
-    return (resources.files("mqb_monai.report") / name).read_text(encoding="utf-8")
 
 
 def tint(percent: float) -> float:
@@ -219,10 +194,6 @@ def anchor(identity: str) -> str:
 def spec(figure: Figure) -> Markup:
     """The chart's Vega-Lite as JSON that may stand in a ``script`` element."""
     return jinja2.utils.htmlsafe_json_dumps(styled(figure.chart, "container"))
-
-
-def _confidence(cells: list[EvaluationRecord]) -> float | None:
-    return next((drop.confidence for cell in cells for drop in cell.statistics.values()), None)
 
 
 def _nsd_note(cells: list[EvaluationRecord]) -> str:

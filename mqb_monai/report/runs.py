@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.activation_shift import ShiftRecord, read_shift
-from mqb_monai.records.engine_timings import EngineTimings, read_timings
+from mqb_monai.records.activation_shift import ShiftRecord
+from mqb_monai.records.engine_timings import EngineTimings
 from mqb_monai.records.evaluation import REFERENCE, EvaluationError, EvaluationRecord
 from mqb_monai.records.evaluation_files import evaluation_folders, read_errors, read_evaluation, read_evaluations
-from mqb_monai.records.sensitivity import SensitivityRecord, read_sensitivity
+from mqb_monai.records.json_file import read_record
+from mqb_monai.records.sensitivity import SensitivityRecord
 
 Record = TypeVar("Record")
 
@@ -62,20 +64,27 @@ def read_runs(folder: str | os.PathLike) -> Runs:
             folders[cell.id] = path
     if not cells:
         raise InputError(f"no record in {folder} can be used:\n  " + "\n  ".join(problems))
+    kinds = {"sensitivity": SensitivityRecord, "activation_shift": ShiftRecord, "engines": EngineTimings}
     analyses = [
-        [record for _, record in _read_each(sorted(folder.glob(f"{name}/*.json")), read, problems)]
-        for name, read in (
-            ("sensitivity", read_sensitivity),
-            ("activation_shift", read_shift),
-            ("engines", read_timings),
-        )
+        [
+            record
+            for _, record in _read_each(
+                sorted(folder.glob(f"{name}/*.json")), partial(read_record, kind=kind), problems
+            )
+        ]
+        for name, kind in kinds.items()
     ]
-    return Runs(sorted(cells, key=_position), folders, _read_errors(folder, problems), *analyses, problems)
+    try:
+        errors = read_errors(folder)
+    except InputError as error:
+        errors = []
+        problems.append(str(error))
+    return Runs(sorted(cells, key=_position), folders, errors, *analyses, problems)
 
 
 def _read_each(
     paths: Iterable[Path], read: Callable[[Path], Record], problems: list[str]
-) -> Iterable[tuple[Path, Record]]:
+) -> Iterator[tuple[Path, Record]]:
     for path in paths:
         try:
             yield path, read(path)
@@ -86,14 +95,6 @@ def _read_each(
 def _is_empty(cell: EvaluationRecord) -> bool:
     """True where nothing was scored and nothing was found."""
     return math.isnan(cell.headline[0]["mean"]) and not any(score.volume_ml > 0 for score in cell.scores)
-
-
-def _read_errors(folder: Path, problems: list[str]) -> list[EvaluationError]:
-    try:
-        return read_errors(folder)
-    except InputError as error:
-        problems.append(str(error))
-        return []
 
 
 def _position(cell: EvaluationRecord) -> tuple:

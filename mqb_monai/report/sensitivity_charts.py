@@ -7,10 +7,11 @@ import math
 import altair as alt
 
 from mqb_monai.records.sensitivity import MeanScore, SensitivityRecord, mean_scores
-from mqb_monai.report.charts import GAIN, LOSS, PALETTE, Figure, chart_of, file_name
+from mqb_monai.report.charts import GAIN, LOSS, PALETTE, Figure, analysis_figure, below, chart_of, layer_axis, tooltip
 from mqb_monai.report.scores import Row
 
 SHOWN_LAYERS = 25
+ERROR = "logit error, % of FP32"
 Means = dict[tuple[str, str], MeanScore]
 
 
@@ -37,19 +38,14 @@ def _layer_bars(record: SensitivityRecord, means: Means) -> Figure | None:
         chart_of(shown, 19 * len(shown))
         .mark_bar()
         .encode(
-            y=alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, labelFontSize=10)),
-            x=alt.X("error:Q", title="logit error, % of FP32"),
-            color=alt.Color("kind:N", scale=colours, legend=alt.Legend(orient="bottom", columns=1, title=None)),
+            y=layer_axis(),
+            x=alt.X("error:Q", title=ERROR),
+            color=alt.Color("kind:N", scale=colours, legend=below()),
             tooltip=["layer:N", "kind:N", *_score_tooltips()],
         )
     )
-    return _figure(
-        record,
-        "layers",
-        f"Each layer quantized alone: the {len(shown)} of {len(rows)} layers that change the logits most.",
-        chart,
-        rows,
-    )
+    caption = f"Each layer quantized alone: the {len(shown)} of {len(rows)} layers that change the logits most."
+    return _figure(record, "layers", caption, chart, rows)
 
 
 def _group_bars(record: SensitivityRecord, means: Means) -> Figure | None:
@@ -69,8 +65,8 @@ def _group_bars(record: SensitivityRecord, means: Means) -> Figure | None:
         .encode(
             y=alt.Y("group:N", sort=None, title=None),
             yOffset=alt.YOffset("way:N", sort=list(ways.values())),
-            x=alt.X("error:Q", title="logit error, % of FP32"),
-            color=alt.Color("way:N", scale=colours, legend=alt.Legend(orient="bottom", columns=1, title=None)),
+            x=alt.X("error:Q", title=ERROR),
+            color=alt.Color("way:N", scale=colours, legend=below()),
             tooltip=["group:N", "layers:Q", "way:N", *_score_tooltips()],
         )
     )
@@ -93,7 +89,7 @@ def _incremental(record: SensitivityRecord, means: Means) -> Figure | None:
         .mark_line(point=True, color=GAIN)
         .encode(
             x=alt.X("float_layers:Q", title="layers left in floating point, most sensitive first"),
-            y=alt.Y("error:Q", title="logit error, % of FP32"),
+            y=alt.Y("error:Q", title=ERROR),
             tooltip=["float_layers:Q", "made_float:N", *_score_tooltips()],
         )
     )
@@ -109,20 +105,10 @@ def _numbers(means: Means, kind: str, target: str) -> Row:
 
 
 def _score_tooltips() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("error:Q", title="error, %", format=".3f"),
-        alt.Tooltip("labels:Q", title="changed voxels, %", format=".3f"),
-        alt.Tooltip("dsc:Q", title="DSC", format=".4f"),
-        alt.Tooltip("lost:Q", title="DSC lost", format=".4f"),
-    ]
+    shares = tooltip("error", "error, %", ".3f"), tooltip("labels", "changed voxels, %", ".3f")
+    return [*shares, tooltip("dsc", "DSC", ".4f"), tooltip("lost", "DSC lost", ".4f")]
 
 
 def _figure(record: SensitivityRecord, name: str, caption: str, chart: alt.Chart, rows: list[Row]) -> Figure:
-    state = "" if record.finished else " The analysis is unfinished."
-    return Figure(
-        f"sensitivity-{name}.{file_name(record.bundle)}.{record.scheme}",
-        f"{record.bundle} · {record.scheme}",
-        f"{caption} Split {record.split}, {len(record.cases)} case(s).{state}",
-        chart,
-        rows,
-    )
+    state = "" if record.finished else ". The analysis is unfinished"
+    return analysis_figure(f"sensitivity-{name}", record, caption, chart, rows, state)

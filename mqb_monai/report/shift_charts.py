@@ -8,7 +8,18 @@ import altair as alt
 import numpy as np
 
 from mqb_monai.records.activation_shift import LayerShift, ShiftRecord, summarize_outliers
-from mqb_monai.report.charts import FAINT, GAIN, INK, LOSS, Figure, chart_of, file_name
+from mqb_monai.report.charts import (
+    FAINT,
+    GAIN,
+    INK,
+    LOSS,
+    Figure,
+    analysis_figure,
+    below,
+    chart_of,
+    layer_axis,
+    tooltip,
+)
 from mqb_monai.report.scores import Row
 
 SHOWN_LAYERS, HISTOGRAMS = 25, 12
@@ -16,7 +27,7 @@ SHOWN_LAYERS, HISTOGRAMS = 25, 12
 
 def shift_figures(record: ShiftRecord) -> list[Figure]:
     """SQNR by layer, histograms, and the places of outliers; of the layers' inputs. Empty for a record without any."""
-    inputs = sorted(record.of("input"), key=lambda shift: math.inf if math.isnan(shift.sqnr_db) else shift.sqnr_db)
+    inputs = record.noisiest
     if not inputs:
         return []
     rows = [_row(shift) for shift in inputs]
@@ -46,13 +57,11 @@ def _row(shift: LayerShift) -> Row:
 def _noise_bars(record: ShiftRecord, rows: list[Row]) -> Figure:
     shown = rows[:SHOWN_LAYERS]
     base = chart_of(shown, 19 * len(shown)).encode(
-        y=alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, labelFontSize=10)),
+        y=layer_axis(),
         tooltip=[
-            alt.Tooltip("layer:N"),
-            alt.Tooltip("kind:N"),
-            alt.Tooltip("sqnr_db:Q", title="SQNR, dB", format=".1f"),
-            alt.Tooltip("rounding_db:Q", title="its own rounding, dB", format=".1f"),
-            alt.Tooltip("kurtosis_fp32:Q", title="kurtosis of FP32", format=".1f"),
+            *("layer:N", "kind:N", tooltip("sqnr_db", "SQNR, dB", ".1f")),
+            tooltip("rounding_db", "its own rounding, dB", ".1f"),
+            tooltip("kurtosis_fp32", "kurtosis of FP32", ".1f"),
         ],
     )
     bars = base.mark_bar(color=GAIN).encode(x=alt.X("sqnr_db:Q", title="SQNR, dB"))
@@ -75,7 +84,7 @@ def _histograms(record: ShiftRecord, shifts: list[LayerShift], rows: list[Row]) 
         .encode(
             x=alt.X("value:Q", title="value of the layer's input", scale=alt.Scale(nice=False)),
             y=alt.Y("share:Q", title="share of values", scale=alt.Scale(type="log"), axis=few_ticks),
-            color=alt.Color("network:N", scale=networks, legend=alt.Legend(orient="bottom", columns=1, title=None)),
+            color=alt.Color("network:N", scale=networks, legend=below()),
             strokeDash=alt.StrokeDash("network:N", scale=alt.Scale(range=[[1, 0], [5, 3]]), legend=None),
             tooltip=["network:N", alt.Tooltip("value:Q", format=".3g"), alt.Tooltip("share:Q", format=".2e")],
         )
@@ -124,10 +133,4 @@ def _outlier_places(record: ShiftRecord, rows: list[Row]) -> Figure:
 
 
 def _figure(record: ShiftRecord, name: str, caption: str, chart: alt.Chart, rows: list[Row]) -> Figure:
-    return Figure(
-        f"shift-{name}.{file_name(record.bundle)}.{record.scheme}",
-        f"{record.bundle} · {record.scheme}",
-        f"{caption} Split {record.split}, {len(record.cases)} case(s), {record.patches} patches.",
-        chart,
-        rows,
-    )
+    return analysis_figure(f"shift-{name}", record, caption, chart, rows, f", {record.patches} patches")

@@ -23,7 +23,8 @@ from mqb_monai.backends.backend import Backend
 from mqb_monai.bundle.catalog import BundleInfo
 from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.errors import InputError
-from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table, write_timings
+from mqb_monai.records.engine_timings import EngineTiming, EngineTimings, timings_table
+from mqb_monai.records.json_file import record_path, write_record
 from mqb_monai.study.engine_check import chosen_bundles, example_input, load_networks, weights_kind
 from mqb_monai.system.timing import interleaved_medians
 from mqb_monai.system.versions import versions
@@ -152,7 +153,7 @@ def time_engines(
         try:
             records.append(measure_bundle(bundle, backend, scheme, repeats, size, threads))
             if out:
-                write_timings(out, records[-1])
+                write_record(record_path(out, "engines", records[-1].bundle, records[-1].backend), records[-1])
         except InputError as error:
             failed[bundle.name] = str(error)
         print(f"{bundle.name}: {failed.get(bundle.name, 'done')}", flush=True)

@@ -16,14 +16,10 @@ from mqb_monai.errors import InputError
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and rename it onto ``path`` when the block succeeds.
 
-    The body may write a file or fill a folder at the temporary path. On any exception (Ctrl-C included)
-    whatever was written is removed and ``path`` is left as it was.
+    The body may write a file or fill a folder there; a missing parent of ``path`` is made. On any exception (Ctrl-C
+    included) whatever was written is removed and ``path`` is left as it was.
 
-    Args:
-        path: the final file or folder; its parent is made where it is missing.
-
-    Raises:
-        InputError: when the place cannot be written (read-only folder, full disk), naming it.
+    Raises InputError: the place cannot be written (read-only folder, full disk), naming it.
     """
     target = Path(path)
     scratch = None

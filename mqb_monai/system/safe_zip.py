@@ -27,18 +27,10 @@ def check_members(archive: zipfile.ZipFile) -> None:
 
 
 def extract_zip(path: str | os.PathLike, out: str | os.PathLike) -> Path:
-    """Unpack a zip archive into the new folder ``out``, wholly or not at all.
+    """Unpack the zip archive ``path`` into the new (or empty) folder ``out``, wholly or not at all, and return ``out``.
 
-    Args:
-        path: the archive.
-        out: the folder to make; an empty one may be there.
-
-    Returns:
-        ``out``. An archive without members gives an empty folder.
-
-    Raises:
-        InputError: no such file, no zip or a damaged or encrypted one, a member outside the folder (see
-            :func:`check_members`), ``out`` holds something, or it cannot be written.
+    Raises InputError: no such file, no zip or a damaged or encrypted one, a member outside the folder (see
+    :func:`check_members`), ``out`` holds something, or it cannot be written.
     """
     path, out = Path(path), Path(out)
     if not path.is_file():

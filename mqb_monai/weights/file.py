@@ -18,14 +18,8 @@ from mqb_monai.errors import InputError
 # Where a checkpoint keeps its state dict, in order of preference: MONAI's research code, nnU-Net 2, MedFormer's (its
 # averaged weights only on request: ``wrapper``), SuPreM, ignite, DeepSpeed. They may be nested.
 WRAPPERS = (
-    "state_dict",
-    "network_weights",
-    "model_state_dict",
-    "ema_model_state_dict",
-    "net",
-    "model",
-    "network",
-    "module",
+    *("state_dict", "network_weights", "model_state_dict", "ema_model_state_dict"),
+    *("net", "model", "network", "module"),
 )
 MAX_NESTED = 4
 MAX_NAMED = 6
@@ -68,9 +62,8 @@ def read_weights(path: str | os.PathLike, keys: Iterable[str] = (), wrapper: str
         keys: entries to look under first, as the bundle's own CheckpointLoader has them.
         wrapper: take the state dict under this entry and no other.
 
-    Raises:
-        InputError: no file, an unreadable one, TorchScript, one that holds objects other than tensors, numbers and
-            plain containers (named, with what to do), or no state dict at the place.
+    Raises InputError: no file, an unreadable one, TorchScript, one that holds objects other than tensors, numbers and
+    plain containers (named, with what to do), or no state dict at the place.
     """
     path = Path(path)
     content = _read(path)
@@ -81,13 +74,8 @@ def read_weights(path: str | os.PathLike, keys: Iterable[str] = (), wrapper: str
     if chosen is None:
         raise InputError(_nothing_found(path, content, order, wrapper, list(found)))
     version = content.get("monai_version")
-    return WeightsFile(
-        path=path,
-        state=found[chosen],
-        wrapper=chosen,
-        passed_over=tuple(name for name in found if name != chosen),
-        monai_version=version if isinstance(version, str) else "",
-    )
+    passed_over = tuple(name for name in found if name != chosen)
+    return WeightsFile(path, found[chosen], chosen, passed_over, version if isinstance(version, str) else "")
 
 
 def _read(path: Path) -> Any:
@@ -99,7 +87,9 @@ def _read(path: Path) -> Any:
         )
     try:
         if _is_safetensors(path):
-            return _read_safetensors(path)
+            from safetensors.torch import load_file
+
+            return load_file(path)
         if _is_torchscript(path):
             raise InputError(
                 f"{path} is a TorchScript file, a program and not a state dict. Take the bundle's model.pt "
@@ -109,6 +99,8 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (InputError, MemoryError):
         raise
+    except ImportError as error:
+        raise InputError(f"{path} is a safetensors file: pip install safetensors to read it.") from error
     except PermissionError as error:
         raise InputError(f"{path} may not be read: its permissions forbid it. Allow it with chmod u+r.") from error
     except Exception as error:  # a broken file makes the readers raise whatever its bytes lead to
@@ -167,20 +159,10 @@ def _is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise InputError(f"{path} is a safetensors file: pip install safetensors to read it.") from error
-    return load_file(path)
-
-
 def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
-    )
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
 
 
 def _state_dicts(content: Any, order: tuple[str, ...], names: tuple[str, ...] = ()) -> Iterator[tuple[tuple, dict]]:

@@ -17,6 +17,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.weights.file import MAX_NAMED
 from mqb_monai.weights.prefix import find_prefix, own_name, two_tensors
 
+State = Mapping[str, torch.Tensor]  # names to tensors
 # What a checkpoint may hold beyond the network: pattern of names -> what it is.
 LEFT_OUT = {
     # yhygao/CBIM-Medical-Image-Segmentation at 7c26979, model/dim3/medformer.py, aux_loss
@@ -49,7 +50,7 @@ class MappedWeights:
     kept: tuple[str, ...]
 
 
-def map_weights(state: Mapping[str, torch.Tensor], network: nn.Module, path: str | os.PathLike) -> MappedWeights:
+def map_weights(state: State, network: nn.Module, path: str | os.PathLike) -> MappedWeights:
     """Rename, complete and check ``state`` so that it loads strictly into ``network``. Neither is changed.
 
     The prefix under which most of the network's names stand comes off. Names beside it, of a loss or a metric, are left
@@ -60,10 +61,9 @@ def map_weights(state: Mapping[str, torch.Tensor], network: nn.Module, path: str
         network: the network that the weights are for.
         path: where ``state`` comes from, for messages.
 
-    Raises:
-        InputError: integers for floating-point weights, two tensors for one name, aliases with different values, a
-            tensor that is not finite in the network's dtype, or names or shapes that do not fit: the sizes, the first
-            other shapes and the first names that are missing or unexpected.
+    Raises InputError: integers for floating-point weights, two tensors for one name, aliases with different values, a
+    tensor that is not finite in the network's dtype, or names or shapes that do not fit: the sizes, the first other
+    shapes and the first names that are missing or unexpected.
     """
     expected = network.state_dict(keep_vars=True)
     mapped, prefix, left_out = _without_prefix(state, expected, path)
@@ -77,7 +77,7 @@ def map_weights(state: Mapping[str, torch.Tensor], network: nn.Module, path: str
     return MappedWeights(mapped, prefix, left_out, aliases, kept)
 
 
-def alias_groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
+def alias_groups(state: State) -> list[list[str]]:
     """Names that stand for one tensor, of ``network.state_dict(keep_vars=True)``; only groups of two and more.
 
     dynamic_network_architectures registers a convolution as ``conv`` and as ``all_modules.0``, and the encoder once
@@ -89,7 +89,7 @@ def alias_groups(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def floating_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
+def floating_dtype(state: State) -> torch.dtype:
     """Return the dtype that keeps every number as published: float16 where the file is float16, else float32.
 
     float64 and bfloat16 go to float32, the dtype that the network computes in.
@@ -98,9 +98,7 @@ def floating_dtype(state: Mapping[str, torch.Tensor]) -> torch.dtype:
     return torch.float16 if dtypes == {torch.float16} else torch.float32
 
 
-def _refuse_integers(
-    mapped: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | os.PathLike
-) -> None:
+def _refuse_integers(mapped: State, expected: State, path: str | os.PathLike) -> None:
     for name, tensor in mapped.items():
         if name in expected and expected[name].is_floating_point() and not tensor.is_floating_point():
             raise InputError(
@@ -111,7 +109,7 @@ def _refuse_integers(
 
 
 def _without_prefix(
-    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | os.PathLike
+    state: State, expected: State, path: str | os.PathLike
 ) -> tuple[dict[str, torch.Tensor], str, dict[str, str]]:
     prefix = find_prefix(state, expected, path)
     mapped: dict[str, torch.Tensor] = {}
@@ -123,7 +121,9 @@ def _without_prefix(
         own = own_name(name.removeprefix(prefix), expected)
         if own in mapped:
             raise two_tensors(path, own, [name])
-        if own not in expected and (reason := _reason_to_leave_out(own)):
+        if own not in expected and (
+            reason := next((why for what, why in LEFT_OUT.items() if fnmatchcase(own, what)), "")
+        ):
             left_out[own] = reason
         else:
             mapped[own] = tensor
@@ -151,10 +151,6 @@ def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _reason_to_leave_out(name: str) -> str:
-    return next((reason for pattern, reason in LEFT_OUT.items() if fnmatchcase(name, pattern)), "")
-
-
 def _is_never_read(name: str, expected: Iterable[str]) -> bool:
     block, norm, _ = name.partition(CROSS_ATTENTION_NORM)
     unread_norm = norm and not any(other.startswith(f"{block}.cross_attn.") for other in expected)
@@ -177,12 +173,7 @@ def _fill_aliases(mapped: dict[str, torch.Tensor], groups: list[list[str]], path
     return tuple(filled)
 
 
-def _require_fit(
-    mapped: Mapping[str, torch.Tensor],
-    expected: Mapping[str, torch.Tensor],
-    groups: list[list[str]],
-    path: str | os.PathLike,
-) -> None:
+def _require_fit(mapped: State, expected: State, groups: list[list[str]], path: str | os.PathLike) -> None:
     missing = [name for name in expected if name not in mapped]
     unexpected = [name for name in mapped if name not in expected]
     shapes = [
@@ -212,7 +203,7 @@ def _counted(items: list[str], what: str) -> str:
     return f"{len(items)} {what} ({', '.join(items[: MAX_NAMED // 2])}{more})" if items else ""
 
 
-def _size(state: Mapping[str, torch.Tensor], again: set[str]) -> str:
+def _size(state: State, again: set[str]) -> str:
     """Numbers and tensors in ``state``, the names in ``again`` (aliases) not counted."""
     counts = [tensor.numel() for name, tensor in state.items() if name not in again]
     return f"{sum(counts):,} numbers in {len(counts)} tensors"

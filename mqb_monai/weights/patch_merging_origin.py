@@ -47,12 +47,10 @@ def check_merging(network: nn.Module, checkpoint: WeightsFile, merging: str = ""
             ``monai_version``.
         merging: ``legacy`` or ``current``, said by the user where the file does not tell.
 
-    Returns:
-        One sentence; empty where the network has no patch merging that changed.
+    Returns one sentence; empty where the network has no patch merging that changed.
 
-    Raises:
-        InputError: another word than these, an origin that is unknown and not said, one that was said against what is
-            recorded, or one that is not the network's.
+    Raises InputError: another word than these, an origin that is unknown and not said, one that was said against what
+    is recorded, or one that is not the network's.
     """
     if merging not in ("", LEGACY, CURRENT):
         raise InputError(f"--merging {merging!r} is not known: expected {LEGACY} or {CURRENT}.")

@@ -20,8 +20,7 @@ def find_prefix(names: Iterable[str], expected: Collection[str], path: str | os.
         expected: the network's own.
         path: of the file, for the message.
 
-    Raises:
-        InputError: two prefixes have equally many of them, as of a network and its averaged copy.
+    Raises InputError: two prefixes have equally many of them, as of a network and its averaged copy.
     """
     under: dict[str, list[str]] = {}
     for name in names:

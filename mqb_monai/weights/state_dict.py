@@ -17,18 +17,10 @@ from mqb_monai.weights.names import map_weights
 
 
 def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
-    """Write a network's state dict, floating-point tensors in ``dtype``, each storage once.
+    """Write a network's state dict, floating-point tensors in ``dtype`` (an FP32 network casts them back), never half.
 
-    A network may register one tensor under several names (nnU-Net's do). Each tensor is converted once and reused
-    under its aliases, or the file would grow 2 to 3 times.
-
-    Args:
-        network: its ``state_dict()`` is written; the network is not changed.
-        path: the file; written to a temporary file first, then renamed.
-        dtype: how floating-point tensors are stored; loading into an FP32 network casts them back.
-
-    Raises:
-        InputError: the place cannot be written.
+    A network may register one tensor under several names (nnU-Net's do). Each storage is converted once and reused
+    under its aliases, or the file would grow 2 to 3 times. Raises InputError: the place cannot be written.
     """
     converted: dict[tuple, torch.Tensor] = {}
     state = {}
@@ -57,8 +49,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike, keys: Iterable[str
         path: any file that :func:`.read_weights` reads.
         keys: entries to look under first, as the bundle's own CheckpointLoader has them.
 
-    Raises:
-        InputError: as :func:`.read_weights` and :func:`.map_weights`; the network is as it was then.
+    Raises InputError: as :func:`.read_weights` and :func:`.map_weights`; the network is as it was then.
     """
     mapped = map_weights(read_weights(path, keys).state, network, path)
     for name, reason in mapped.left_out.items():

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from mqb_monai.bundle.catalog import build_network, find_bundle
+from mqb_monai.bundle.catalog import find_bundle
+from mqb_monai.bundle.open import open_bundle
 from mqb_monai.quantization import quantize
 from mqb_monai.quantization.compiled import fused_kernels
 from mqb_monai.system.timing import interleaved_times
@@ -28,7 +29,7 @@ SCHEMES = ("w8a8_per_tensor", "w8a8_per_channel", "w8a8_adaptive")
 
 def build_nnunet(size: int) -> nn.Module:
     """The nnU-Net of bundle ``nnunet_btcv``: 30.7 M parameters, 1 channel in, 14 classes out."""
-    return build_network(find_bundle("nnunet_btcv"))
+    return open_bundle(find_bundle("nnunet_btcv").folder).network_def
 
 
 def build_unetr(size: int) -> nn.Module:

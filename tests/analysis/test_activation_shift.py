@@ -8,10 +8,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from mqb_monai.analysis.activation_shift import ShiftObserver
+from mqb_monai.analysis.activation_shift import ShiftObserver, total_variation, wasserstein_distance
 from mqb_monai.analysis.lockstep import Lockstep
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize, quantized_layers
+from mqb_monai.quantization.histogram import StreamingHistogram
 
 
 def shifts_of(network, quantized, inputs):
@@ -81,3 +82,31 @@ def test_shift_observer_names_the_layer_with_a_nan(tricky, x):
         network.shared.bias[0] = math.nan
     with pytest.raises(InputError, match="layer shared: NaN or Inf in its output in the FP32 network"):
         shifts_of(network, quantized, [x])
+
+
+def histogram_of(values):
+    histogram = StreamingHistogram()
+    histogram.update(torch.as_tensor(values).reshape(1, -1))
+    return histogram
+
+
+def test_wasserstein_distance_is_scipys_within_a_bin():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(3000, generator=generator), torch.randn(2000, generator=generator).exp() * 3
+    distance = wasserstein_distance(one := histogram_of(first), histogram_of(second))
+    assert distance == pytest.approx(stats.wasserstein_distance(first, second), abs=one.width.item())  # oracle: scipy
+
+
+def test_distances_by_hand():
+    # Half of the values moved by 1: W1 = 0.5, TV = 0.5. Nothing in common: TV 1.
+    first, second = histogram_of([0.0, 0.0]), histogram_of([0.0, 1.0])
+    assert wasserstein_distance(first, second) == pytest.approx(0.5, abs=first.width.item())
+    assert total_variation(first, second) == 0.5
+    assert total_variation(histogram_of([-3.0]), histogram_of([0.1, 0.2])) == 1
+    assert total_variation(second, second) == wasserstein_distance(second, second) == 0
+
+
+def test_distances_to_nothing_are_nan():
+    empty = StreamingHistogram()
+    assert math.isnan(total_variation(empty, histogram_of([1.0])))
+    assert math.isnan(wasserstein_distance(histogram_of([1.0]), empty))

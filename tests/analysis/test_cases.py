@@ -7,7 +7,8 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 
-from mqb_monai.analysis.cases import LoaderCases, checkpoint_sha256, load_cases
+from mqb_monai.analysis.cases import LoaderCases, load_cases
+from mqb_monai.analysis.layer_study import checkpoint_sha256
 
 
 @pytest.fixture

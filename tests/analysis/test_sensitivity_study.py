@@ -13,7 +13,8 @@ from mqb_monai.handlers.sensitivity import sensitivity_study
 from mqb_monai.handlers.workflow import run_engine
 from mqb_monai.metrics import dice
 from mqb_monai.quantization import load_quantized, quantize, save_quantized
-from mqb_monai.records.sensitivity import mean_scores, read_sensitivity
+from mqb_monai.records.json_file import read_record
+from mqb_monai.records.sensitivity import SensitivityRecord, mean_scores
 
 NAMES = ("a", "b")
 INFERER = SlidingWindowInferer(roi_size=(8, 8, 8), overlap=0.25, mode="gaussian")
@@ -78,7 +79,7 @@ def path_of(tmp_path):
 
 def test_sensitivity_study_scores_every_variant_on_every_case(make_study, network, cases, tmp_path, capsys):
     record = make_study().run()
-    assert read_sensitivity(path_of(tmp_path)) == record
+    assert read_record(path_of(tmp_path), SensitivityRecord) == record
     assert record.finished and record.cases == NAMES and list(record.layers) == ["first", "head"]
     kinds = ["fp32", *["quantize_layer"] * 2, *["quantize_group"] * len(record.groups)]
     kinds += ["quantized", *["dequantize_layer"] * 2, *["dequantize_group"] * len(record.groups)]
@@ -134,7 +135,7 @@ def test_sensitivity_study_goes_on_where_it_was_stopped(make_study, tmp_path, mo
 
     with pytest.raises(Stop):
         make_study(postprocessing=stopping).run()
-    before = read_sensitivity(path_of(tmp_path))
+    before = read_record(path_of(tmp_path), SensitivityRecord)
     assert len(before.scores) == 19 and not before.finished
     calls.clear()
     continued = make_study(postprocessing=lambda item: calls.append(item) or POSTPROCESSING(item)).run()

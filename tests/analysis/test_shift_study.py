@@ -8,7 +8,8 @@ from monai.inferers import SlidingWindowInferer
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.activation_shift import shift_study
 from mqb_monai.quantization import quantize, save_quantized
-from mqb_monai.records.activation_shift import read_shift
+from mqb_monai.records.activation_shift import ShiftRecord
+from mqb_monai.records.json_file import read_record
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def make_study(network, tmp_path):
 
 def test_activation_shift_study_writes_and_prints_every_layer(make_study, tmp_path, capsys):
     record = make_study().run()
-    assert read_shift(tmp_path / "runs" / "activation_shift" / "tiny.w4a4_per_tensor.json") == record
+    assert read_record(tmp_path / "runs" / "activation_shift" / "tiny.w4a4_per_tensor.json", ShiftRecord) == record
     assert (record.cases, record.patches) == (("a", "b"), 4)  # by hand: 12 voxels make two windows of 8
     assert [(shift.layer, shift.role) for shift in record.shifts] == [
         ("first", "input"),

@@ -20,8 +20,9 @@ import torch
 
 from mqb_monai.metrics import dice
 from mqb_monai.quantization.checkpoint.file import read_checkpoint
-from mqb_monai.records.activation_shift import read_shift
-from mqb_monai.records.sensitivity import read_sensitivity
+from mqb_monai.records.activation_shift import ShiftRecord
+from mqb_monai.records.json_file import read_record
+from mqb_monai.records.sensitivity import SensitivityRecord
 from mqb_monai.weights.file import read_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,7 +180,7 @@ def test_sensitivity_scores_every_layer_and_writes_the_record(quantized, miniatu
     printed = capsys.readouterr().out
     assert f"written: {path}" in printed and "layer forwards instead of" in printed
     layers = json.loads((quantized / "models" / "quantized" / f"{engine_scheme}.json").read_text())["layers"]
-    record = read_sensitivity(path)
+    record = read_record(path, SensitivityRecord)
     assert record.finished and len(layers) > 5
     scored = [score.target for score in record.scores if score.kind == "quantize_layer"]
     assert sorted(scored) == sorted(layers)  # on one case
@@ -193,7 +194,7 @@ def test_activation_shift_measures_every_layer_without_labels(quantized, miniatu
     path = tmp_path / "runs" / "activation_shift" / f"nnunet_phantom.{engine_scheme}.json"
     assert f"written: {path}" in capsys.readouterr().out
     layers = json.loads((quantized / "models" / "quantized" / f"{engine_scheme}.json").read_text())["layers"]
-    assert {shift.layer for shift in read_shift(path).of("input")} == set(layers)
+    assert {shift.layer for shift in read_record(path, ShiftRecord).of("input")} == set(layers)
 
 
 def test_inference_runs_without_this_package(bundle, dataset, monkeypatch):

@@ -73,11 +73,11 @@ def test_load_image_strictd_leaves_other_keys_alone(files):
     assert case["name"] == "x" and case["label"] == files["label"]
 
 
-@pytest.mark.parametrize("shape", [(8, 7), (8, 7, 6, 4), (8, 7, 6, 1, 3)])
-def test_load_image_strictd_refuses_other_than_three_axes(tmp_path, shape):
-    path = save(tmp_path / "image.nii.gz", np.zeros(shape, np.float32))
-    message = refusal({"image": path})
-    assert "expected a 3D volume" in message and str(shape) in message and path in message
+def test_load_image_strictd_refuses_other_than_three_axes(tmp_path):
+    for shape in [(8, 7), (8, 7, 6, 4), (8, 7, 6, 1, 3)]:
+        path = save(tmp_path / "image.nii.gz", np.zeros(shape, np.float32))
+        message = refusal({"image": path})
+        assert "expected a 3D volume" in message and str(shape) in message and path in message
 
 
 def test_load_image_strictd_names_a_truncated_file(files):
@@ -89,10 +89,10 @@ def test_load_image_strictd_names_a_truncated_file(files):
     assert "copy or export the file again" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x1f\x8b\x08\x00broken gzip stream"])
-def test_load_image_strictd_names_a_file_that_is_no_image(files, content):
-    Path(files["image"]).write_bytes(content)
-    assert refusal(files).startswith(f"could not read {files['image']}: expected a complete image file")
+def test_load_image_strictd_names_a_file_that_is_no_image(files):
+    for content in [b"", b"no image at all", b"\x1f\x8b\x08\x00broken gzip stream"]:
+        Path(files["image"]).write_bytes(content)
+        assert refusal(files).startswith(f"could not read {files['image']}: expected a complete image file")
 
 
 def test_load_image_strictd_names_a_damaged_stream(files):

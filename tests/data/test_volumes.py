@@ -131,11 +131,13 @@ def test_read_volume_says_nothing_of_a_sound_header(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("slope", [0.0, np.nan, np.inf])
-def test_read_volume_takes_no_slope_for_none(tmp_path, slope):
+def test_read_volume_takes_no_slope_for_none(tmp_path):
     """By the standard 0 means unscaled; nibabel takes what is not finite so."""
-    volume = read_volume(write(tmp_path / "a.nii", np.arange(120, dtype="i2").reshape(SHAPE), slope=slope, inter=0.0))
-    assert torch.equal(volume.as_tensor().flatten(), torch.arange(120.0))
+    for slope in [0.0, np.nan, np.inf]:
+        volume = read_volume(
+            write(tmp_path / "a.nii", np.arange(120, dtype="i2").reshape(SHAPE), slope=slope, inter=0.0)
+        )
+        assert torch.equal(volume.as_tensor().flatten(), torch.arange(120.0))
 
 
 def test_read_volume_scales(tmp_path):
@@ -143,12 +145,12 @@ def test_read_volume_scales(tmp_path):
     assert torch.equal(read_volume(path).as_tensor().flatten(), 2 * torch.arange(120.0) - 1024)
 
 
-@pytest.mark.parametrize("shape", [(4, 5, 6, 1), (4, 5, 6, 1, 1)])
-def test_read_volume_takes_one_frame_for_a_volume(tmp_path, shape):
-    volume = read_volume(write(tmp_path / "a.nii", np.arange(120, dtype="f4").reshape(shape)))
-    assert volume.shape == SHAPE
-    for channel_dim in (None, "no_channel"):
-        assert EnsureChannelFirst(channel_dim=channel_dim)(volume).shape == (1, *SHAPE)
+def test_read_volume_takes_one_frame_for_a_volume(tmp_path):
+    for shape in [(4, 5, 6, 1), (4, 5, 6, 1, 1)]:
+        volume = read_volume(write(tmp_path / "a.nii", np.arange(120, dtype="f4").reshape(shape)))
+        assert volume.shape == SHAPE
+        for channel_dim in (None, "no_channel"):
+            assert EnsureChannelFirst(channel_dim=channel_dim)(volume).shape == (1, *SHAPE)
 
 
 def test_read_volume_reads_pairs_big_endian_and_nifti_2(tmp_path):
@@ -198,19 +200,19 @@ def test_check_image_file_refuses_what_the_bundle_s_reader_takes_otherwise(tmp_p
         check_image_file(write(tmp_path / "b.nii", pixdim=(1.0, 1.0, 1.0)))
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x1f\x8b\x08\x00broken"])
-def test_check_image_file_leaves_what_it_cannot_read_to_the_bundle(tmp_path, content):
-    (tmp_path / "a.nii.gz").write_bytes(content)
-    check_image_file(tmp_path / "a.nii.gz")
+def test_check_image_file_leaves_what_it_cannot_read_to_the_bundle(tmp_path):
+    for content in [b"", b"no image", b"\x1f\x8b\x08\x00broken"]:
+        (tmp_path / "a.nii.gz").write_bytes(content)
+        check_image_file(tmp_path / "a.nii.gz")
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u8", "i2"])
-def test_check_volumesd_rounds_labels_that_files_store_with_noise(tmp_path, dtype):
-    label = np.arange(120).reshape(SHAPE) % 3
-    stored = (label + (np.dtype(dtype).kind == "f") * 1e-4 * (-1) ** label).astype(dtype)
-    volume = EnsureChannelFirst(channel_dim="no_channel")(read_volume(write(tmp_path / "a.nii", stored)))
-    checked = CheckVolumesd("label", num_classes=3)({"label": volume})["label"]
-    assert torch.equal(checked[0].as_tensor(), torch.from_numpy(label).float())
+def test_check_volumesd_rounds_labels_that_files_store_with_noise(tmp_path):
+    for dtype in ["f4", "f8", "i8", "u8", "i2"]:
+        label = np.arange(120).reshape(SHAPE) % 3
+        stored = (label + (np.dtype(dtype).kind == "f") * 1e-4 * (-1) ** label).astype(dtype)
+        volume = EnsureChannelFirst(channel_dim="no_channel")(read_volume(write(tmp_path / "a.nii", stored)))
+        checked = CheckVolumesd("label", num_classes=3)({"label": volume})["label"]
+        assert torch.equal(checked[0].as_tensor(), torch.from_numpy(label).float())
 
 
 def test_check_volumesd_refuses_labels_that_float32_cannot_tell_apart(tmp_path):

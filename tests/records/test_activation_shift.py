@@ -1,23 +1,19 @@
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
 import pytest
 
-from mqb_monai.errors import InputError
 from mqb_monai.records.activation_shift import (
     Histogram,
     LayerShift,
     OutlierPlaces,
     ShiftRecord,
     ValueStatistics,
-    read_shift,
-    shift_path,
     summarize_outliers,
-    write_shift,
 )
+from mqb_monai.records.json_file import read_record, record_path, write_record
 from mqb_monai.records.tables import activation_shift as shift_table
 from mqb_monai.records.tables.activation_shift import format_outliers, format_shift
 
@@ -41,19 +37,10 @@ def record():
 
 
 def test_shift_record_comes_back_as_it_was(tmp_path, record):
-    path = shift_path(tmp_path, "tiny", "w8a8_engine")
+    path = record_path(tmp_path, "activation_shift", "tiny", "w8a8_engine")
     assert path == tmp_path / "activation_shift" / "tiny.w8a8_engine.json"
-    write_shift(path, record)
-    assert repr(read_shift(path)) == repr(record)  # as text, since NaN differs from itself
-
-
-def test_read_shift_names_a_record_without_an_entry(tmp_path, record):
-    write_shift(tmp_path / "a.json", record)
-    content = json.loads((tmp_path / "a.json").read_text())
-    del content["shifts"][0]["fp32"]["std"]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"a\.json is not a complete mqb_monai.activation_shift record .*std"):
-        read_shift(tmp_path / "a.json")
+    write_record(path, record)
+    assert repr(read_record(path, ShiftRecord)) == repr(record)  # as text, since NaN differs from itself
 
 
 def test_concentration_is_0_by_chance_and_1_at_most():
@@ -91,7 +78,7 @@ def test_format_shift_shows_the_lowest_sqnr_first(record):
 
 
 def test_shift_table_prints_a_record_or_one_sentence(tmp_path, record, capsys):
-    write_shift(tmp_path / "a.json", record)
+    write_record(tmp_path / "a.json", record)
     shift_table.main([str(tmp_path / "a.json")])
     assert capsys.readouterr().out == format_shift(record) + "\n"
     with pytest.raises(SystemExit, match="error: no record at"):

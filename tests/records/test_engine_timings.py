@@ -1,18 +1,12 @@
 from __future__ import annotations
 
-import json
-
-import pytest
-
-from mqb_monai.errors import InputError
 from mqb_monai.records.engine_timings import (
     EngineTiming,
     EngineTimings,
     published_engine,
-    read_timings,
     timings_table,
-    write_timings,
 )
+from mqb_monai.records.json_file import read_record, record_path, write_record
 
 TORCH = EngineTiming("torch FP32", "fp32", 9.0, 0.5, None, None, None, None, 0)
 FP32 = EngineTiming("TensorRT FP32", "fp32", 4.5, 1.0, 22.6, 30.0, None, None, 0)
@@ -37,20 +31,9 @@ def timings(backend: str = "tensorrt", published: list | None = None) -> EngineT
 
 
 def test_timings_are_read_as_they_were_written(tmp_path):
-    path = write_timings(tmp_path, timings())
+    path = write_record(record_path(tmp_path, "engines", "unet_btcv", "tensorrt"), timings())
     assert path == tmp_path / "engines" / "unet_btcv.tensorrt.json"
-    assert read_timings(path) == timings()
-
-
-def test_read_timings_names_a_record_that_is_incomplete(tmp_path):
-    path = write_timings(tmp_path, timings())
-    content = json.loads(path.read_text())
-    del content["engines"][1]["size_mb"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(
-        InputError, match=r"unet_btcv\.tensorrt\.json is not a complete mqb_monai.engine_timings record"
-    ):
-        read_timings(path)
+    assert read_record(path, EngineTimings) == timings()
 
 
 def test_published_engine_is_medptq_s_row_of_the_pair():

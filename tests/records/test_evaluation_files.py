@@ -140,15 +140,21 @@ def test_read_evaluation_refuses_a_damaged_record(make_evaluation, tmp_path, cha
         read_evaluations(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", [None, "", "case\n", "case,class_index\na,1\n", HEAD + "a,one\n", HEAD + "a,1,b,1,1,1,1,1,1,1\n", "\xff"]
-)
-def test_read_evaluation_names_a_table_of_cases_that_is_missing_or_damaged(make_evaluation, tmp_path, content):
-    write_evaluation(tmp_path, make_evaluation())
-    table = tmp_path / "cases.csv"
-    table.unlink() if content is None else table.write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError, match=r"cases\.csv is not the table of cases"):
-        read_evaluation(tmp_path)
+def test_read_evaluation_names_a_table_of_cases_that_is_missing_or_damaged(make_evaluation, tmp_path):
+    for content in [
+        None,
+        "",
+        "case\n",
+        "case,class_index\na,1\n",
+        HEAD + "a,one\n",
+        HEAD + "a,1,b,1,1,1,1,1,1,1\n",
+        "\xff",
+    ]:
+        write_evaluation(tmp_path, make_evaluation())
+        table = tmp_path / "cases.csv"
+        table.unlink() if content is None else table.write_bytes(content.encode("latin-1"))
+        with pytest.raises(InputError, match=r"cases\.csv is not the table of cases"):
+            read_evaluation(tmp_path)
 
 
 def test_case_comes_back_with_nan_as_null(tmp_path):

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.json_file import read_record, read_versioned, with_nan, without_nan, write_json, write_record
+from mqb_monai.records.json_file import read_record, with_nan, without_nan, write_json, write_record
 
 NAN = math.nan
 
@@ -20,6 +21,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    FORMAT: ClassVar = ("f", 2)
     rows: list[Row]
     ends: tuple[float, float]
     best: Row | None
@@ -56,46 +58,35 @@ def test_write_json_refuses_an_infinity_and_leaves_nothing(tmp_path):
 
 def test_record_comes_back_with_nan_and_with_none_where_none_is_valid(tmp_path):
     table = Table([Row(NAN), Row(1.0, "x")], (NAN, 2.0), None, {"a": NAN})
-    write_record(tmp_path / "a.json", table, "f", 2)
-    assert repr(read_record(tmp_path / "a.json", Table, "f", 2)) == repr(table)  # as text: NaN differs from itself
+    write_record(tmp_path / "a.json", table)
+    assert repr(read_record(tmp_path / "a.json", Table)) == repr(table)  # as text: NaN differs from itself
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
+def test_read_record_names_the_field_that_is_wrong(tmp_path):
+    for rows, message in [
         ([{"note": "x"}], r"missing required field `score` - at `\$\.rows\[0\]`"),
         ([{"score": 1}, {"score": "high"}], r"Expected `float`, got `str` - at `\$\.rows\[1\]\.score`"),
         (None, r"Expected `array`.*rows"),
-    ],
-)
-def test_read_record_names_the_field_that_is_wrong(tmp_path, rows, message):
-    content = {"rows": rows, "ends": [0, 1], "best": None, "free": {}}
-    write_json(tmp_path / "a.json", {"format": "f", "format_version": 2, **content})
-    with pytest.raises(InputError, match=rf"a\.json is not a complete f record .*{message}.*Delete it and run again"):
-        read_record(tmp_path / "a.json", Table, "f", 2)
+    ]:
+        content = {"rows": rows, "ends": [0, 1], "best": None, "free": {}}
+        write_json(tmp_path / "a.json", {"format": "f", "format_version": 2, **content})
+        with pytest.raises(InputError, match=rf"a\.json is not a complete f record .*{message}.*Delete it and run"):
+            read_record(tmp_path / "a.json", Table)
 
 
-def test_read_versioned_gives_the_entries_without_the_format(tmp_path):
-    (tmp_path / "a.json").write_text('{"format": "f", "format_version": 2, "x": [1]}')
-    assert read_versioned(tmp_path / "a.json", "f", 2) == {"x": [1]}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_read_record_refuses_what_it_cannot_read(tmp_path):
+    for text, message in [
         ('{"format": "f", "form', "cannot be read as JSON .*Delete it and run again"),
         ("[]", "is not a record of format f .its format: None"),
         ('{"format": "g", "format_version": 2}', "is not a record of format f .its format: 'g'"),
         ('{"format": "f", "format_version": 1}', "has format version 1, this mqb_monai reads 2"),
-    ],
-)
-def test_read_versioned_refuses_what_it_cannot_read(tmp_path, text, message):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(InputError, match=message) as caught:
-        read_versioned(tmp_path / "a.json", "f", 2)
-    assert str(tmp_path / "a.json") in str(caught.value)
+    ]:
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(InputError, match=message) as caught:
+            read_record(tmp_path / "a.json", Table)
+        assert str(tmp_path / "a.json") in str(caught.value)
 
 
-def test_read_versioned_names_a_missing_file(tmp_path):
+def test_read_record_names_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"no record at .*a\.json"):
-        read_versioned(tmp_path / "a.json", "f", 2)
+        read_record(tmp_path / "a.json", Table)

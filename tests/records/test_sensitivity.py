@@ -7,16 +7,14 @@ from dataclasses import replace
 import pytest
 
 from mqb_monai.errors import InputError
+from mqb_monai.records.json_file import read_record, record_path, write_record
 from mqb_monai.records.sensitivity import (
     SensitivityCost,
     SensitivityRecord,
     SensitivityScore,
     continue_sensitivity,
     mean_scores,
-    read_sensitivity,
     sensitivity_order,
-    sensitivity_path,
-    write_sensitivity,
 )
 from mqb_monai.records.tables import sensitivity as sensitivity_table
 from mqb_monai.records.tables.sensitivity import format_sensitivity
@@ -54,10 +52,10 @@ def record():
 
 
 def test_sensitivity_record_comes_back_as_it_was(tmp_path, record):
-    path = sensitivity_path(tmp_path, "tiny", "w4a4_engine")
+    path = record_path(tmp_path, "sensitivity", "tiny", "w4a4_engine")
     assert path == tmp_path / "sensitivity" / "tiny.w4a4_engine.json"
-    write_sensitivity(path, record)
-    found = read_sensitivity(path)
+    write_record(path, record)
+    found = read_record(path, SensitivityRecord)
     # NaN differs from itself; as text everything is compared, in the order of the fields.
     assert repr(found) == repr(record)
     text = path.read_text()
@@ -66,8 +64,8 @@ def test_sensitivity_record_comes_back_as_it_was(tmp_path, record):
 
 def test_sensitivity_record_without_labels_comes_back_without(tmp_path, record):
     unlabelled = replace(record, labels=False, scores=tuple(replace(score, dice=None) for score in record.scores))
-    write_sensitivity(tmp_path / "a.json", unlabelled)
-    assert read_sensitivity(tmp_path / "a.json") == unlabelled
+    write_record(tmp_path / "a.json", unlabelled)
+    assert read_record(tmp_path / "a.json", SensitivityRecord) == unlabelled
     assert math.isnan(mean_scores(unlabelled)["fp32", ""].dice)
 
 
@@ -93,32 +91,20 @@ def test_with_scores_takes_the_place_of_the_same_case_and_variant(record):
 def test_continue_sensitivity_takes_up_scores_and_cost(tmp_path, record):
     new = replace(record, scores=(), cumulative_order=(), cost=SensitivityCost(), finished=False)
     assert continue_sensitivity(tmp_path / "a.json", new) is new
-    write_sensitivity(tmp_path / "a.json", record)
+    write_record(tmp_path / "a.json", record)
     found = continue_sensitivity(tmp_path / "a.json", new)
     assert len(found.scores) == len(record.scores) and found.cost == record.cost and not found.finished
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_continue_sensitivity_refuses_what_came_from_something_else(tmp_path, record):
+    for change, message in [
         ({"checkpoint_sha256": "2" * 64}, "checkpoint_sha256 '1111"),
         ({"labels": False}, "labels True there, False now"),
         ({"layers": {"other": "Linear"}}, "something else .other layers"),
-    ],
-)
-def test_continue_sensitivity_refuses_what_came_from_something_else(tmp_path, record, change, message):
-    write_sensitivity(tmp_path / "a.json", record)
-    with pytest.raises(InputError, match=message):
-        continue_sensitivity(tmp_path / "a.json", replace(record, **change))
-
-
-def test_read_sensitivity_names_a_record_without_an_entry(tmp_path, record):
-    write_sensitivity(tmp_path / "a.json", record)
-    content = json.loads((tmp_path / "a.json").read_text())
-    del content["scores"][0]["kind"]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"a\.json is not a complete mqb_monai.sensitivity record .*kind"):
-        read_sensitivity(tmp_path / "a.json")
+    ]:
+        write_record(tmp_path / "a.json", record)
+        with pytest.raises(InputError, match=message):
+            continue_sensitivity(tmp_path / "a.json", replace(record, **change))
 
 
 def test_format_sensitivity_shows_layers_by_falling_error(record):
@@ -145,7 +131,7 @@ def test_format_sensitivity_counts_what_it_leaves_out(record):
 
 
 def test_sensitivity_table_prints_a_record_or_one_sentence(tmp_path, record, capsys):
-    write_sensitivity(tmp_path / "a.json", record)
+    write_record(tmp_path / "a.json", record)
     sensitivity_table.main([str(tmp_path / "a.json")])
     assert capsys.readouterr().out == format_sensitivity(record) + "\n"
     with pytest.raises(SystemExit, match="error: no record at"):

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mqb_monai.records.activation_shift import shift_path, write_shift
-from mqb_monai.records.engine_timings import write_timings
 from mqb_monai.records.evaluation import (
     NAN,
     CaseScore,
@@ -22,7 +20,7 @@ from mqb_monai.records.evaluation import (
     evaluation_id,
 )
 from mqb_monai.records.evaluation_files import cell_folder, write_error, write_evaluation
-from mqb_monai.records.sensitivity import sensitivity_path, write_sensitivity
+from mqb_monai.records.json_file import record_path, write_record
 from mqb_monai.report.page import write_report
 
 from .made_analyses import CASES, make_sensitivity, make_shift, make_timings
@@ -209,11 +207,11 @@ def filled_runs(tmp_path_factory):
             record = make_cell(bundle, row)
             write_cell(runs, record, make_slices(len(record.class_names), row[3]))
     bundle, scheme = BUNDLES[0][0], "w4a4_per_tensor"
-    write_sensitivity(sensitivity_path(runs, bundle, scheme), make_sensitivity(bundle, scheme))
-    write_shift(shift_path(runs, bundle, scheme), make_shift(bundle, scheme))
-    write_timings(runs, make_timings(bundle, "openvino", []))
+    write_record(record_path(runs, "sensitivity", bundle, scheme), make_sensitivity(bundle, scheme))
+    write_record(record_path(runs, "activation_shift", bundle, scheme), make_shift(bundle, scheme))
+    write_record(record_path(runs, "engines", bundle, "openvino"), make_timings(bundle, "openvino", []))
     unet = {"study": "medptq", "architecture": "U-Net", "dataset": "BTCV"}
-    write_timings(runs, make_timings("unet_btcv", "tensorrt", [unet]))
+    write_record(record_path(runs, "engines", "unet_btcv", "tensorrt"), make_timings("unet_btcv", "tensorrt", [unet]))
     failed = evaluation_id(BUNDLES[2][0], "w4a4_engine", "torch", "test")
     write_error(
         cell_folder(runs, failed),

@@ -7,7 +7,8 @@ import torch
 
 from mqb_monai.backends import get_backend
 from mqb_monai.errors import InputError
-from mqb_monai.records.engine_timings import read_timings
+from mqb_monai.records.engine_timings import EngineTimings
+from mqb_monai.records.json_file import read_record
 from mqb_monai.study.engine_timings import TORCH, time_engines
 
 # Of a bundle without a checkpoint of the scheme; they are unused heads of deep supervision.
@@ -19,7 +20,7 @@ def test_time_engines_writes_a_record_of_every_engine(tmp_path, capsys, engine_s
     words = {"bundles": "nnunet_hippocampus", "size": (16, 16, 16), "repeats": 1, "threads": 1}
     time_engines("openvino", **words, scheme=engine_scheme, out=str(tmp_path))
     printed = capsys.readouterr().out
-    record = read_timings(tmp_path / "engines" / "nnunet_hippocampus.openvino.json")
+    record = read_record(tmp_path / "engines" / "nnunet_hippocampus.openvino.json", EngineTimings)
     rows = {row.engine: row for row in record.engines}
     assert {TORCH, "OpenVINO FP32", "OpenVINO INT8"} <= rows.keys() <= {TORCH, *get_backend("openvino").timed}
     assert all(name in printed for name in rows) and "1 threads, 1 turns" in printed

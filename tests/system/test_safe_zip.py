@@ -23,14 +23,23 @@ def test_extract_zip_writes_what_the_archive_holds(tmp_path):
     assert (out / "RawData" / "..x" / "a..b").read_text() == "two"  # dots inside a name lead nowhere
 
 
-@pytest.mark.parametrize(
-    "name", ["/etc/x", "../x", "a/../../x", "a/..", r"..\x", r"a\..\..\x", "C:/x", "C:x", r"\x", r"\\server\share\x"]
-)
-def test_extract_zip_refuses_a_path_outside_and_writes_nothing(tmp_path, name):
-    path = archive_of(tmp_path / "a.zip", **{"first.txt": "1", name: "2"})
-    with pytest.raises(InputError, match=r"a\.zip holds .*never absolute ones or '\.\.'.*Nothing was unpacked"):
-        extract_zip(path, tmp_path / "out")
-    assert os.listdir(tmp_path) == ["a.zip"]
+def test_extract_zip_refuses_a_path_outside_and_writes_nothing(tmp_path):
+    for name in [
+        "/etc/x",
+        "../x",
+        "a/../../x",
+        "a/..",
+        r"..\x",
+        r"a\..\..\x",
+        "C:/x",
+        "C:x",
+        r"\x",
+        r"\\server\share\x",
+    ]:
+        path = archive_of(tmp_path / "a.zip", **{"first.txt": "1", name: "2"})
+        with pytest.raises(InputError, match=r"a\.zip holds .*never absolute ones or '\.\.'.*Nothing was unpacked"):
+            extract_zip(path, tmp_path / "out")
+        assert os.listdir(tmp_path) == ["a.zip"]
 
 
 def test_check_members_takes_an_open_archive(tmp_path):
@@ -39,12 +48,12 @@ def test_check_members_takes_an_open_archive(tmp_path):
         check_members(archive)
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut"])
-def test_extract_zip_refuses_what_is_no_zip(tmp_path, content):
-    (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.zip cannot be unpacked as a zip archive"):
-        extract_zip(tmp_path / "a.zip", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_extract_zip_refuses_what_is_no_zip(tmp_path):
+    for content in [b"", b"no zip", b"PK\x03\x04 cut"]:
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.zip cannot be unpacked as a zip archive"):
+            extract_zip(tmp_path / "a.zip", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_extract_zip_leaves_nothing_of_a_damaged_archive(tmp_path):

@@ -31,13 +31,11 @@ class Planted:
         return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize(
-    "wrapper", ["state_dict", "network_weights", "model_state_dict", "ema_model_state_dict", "net", "model"]
-)
-def test_read_weights_finds_the_state_dict(wrapper, tmp_path):
-    checkpoint = read_weights(saved(tmp_path / "a.pt", {"epoch": 3, wrapper: weights(7), "optimizer": {"lr": 0.1}}))
-    assert torch.equal(checkpoint.state["weight"], torch.full((2,), 7.0))
-    assert (checkpoint.wrapper, checkpoint.passed_over, checkpoint.monai_version) == (wrapper, (), "")
+def test_read_weights_finds_the_state_dict(tmp_path):
+    for wrapper in ["state_dict", "network_weights", "model_state_dict", "ema_model_state_dict", "net", "model"]:
+        checkpoint = read_weights(saved(tmp_path / "a.pt", {"epoch": 3, wrapper: weights(7), "optimizer": {"lr": 0.1}}))
+        assert torch.equal(checkpoint.state["weight"], torch.full((2,), 7.0))
+        assert (checkpoint.wrapper, checkpoint.passed_over, checkpoint.monai_version) == (wrapper, (), "")
 
 
 def test_read_weights_takes_a_plain_state_dict(tmp_path):
@@ -138,22 +136,20 @@ def test_read_weights_names_an_absent_file_and_a_folder(tmp_path):
         read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("length", [0, 3, 100, 0.5, -1])
-def test_read_weights_refuses_a_truncated_file(tmp_path, length):
-    path = saved(tmp_path / "model.pt", {"weight": torch.zeros(64, 64)})
-    content = path.read_bytes()
-    path.write_bytes(content[: int(length * len(content)) if isinstance(length, float) else length])
-    with pytest.raises(InputError, match=r"model\.pt .*(cannot be read as weights|not a tensor file)"):
-        read_weights(path)
+def test_read_weights_refuses_a_truncated_file(tmp_path):
+    for length in [0, 3, 100, 0.5, -1]:
+        path = saved(tmp_path / "model.pt", {"weight": torch.zeros(64, 64)})
+        content = path.read_bytes()
+        path.write_bytes(content[: int(length * len(content)) if isinstance(length, float) else length])
+        with pytest.raises(InputError, match=r"model\.pt .*(cannot be read as weights|not a tensor file)"):
+            read_weights(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello world", b"404: Not Found", b"<html></html>", b"version https://git-lfs", b"\x80\x02"]
-)
-def test_read_weights_calls_a_failed_download_by_its_name(tmp_path, content):
-    (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.pt (cannot be read as weights \(truncated, |is not a tensor file)"):
-        read_weights(tmp_path / "a.pt")
+def test_read_weights_calls_a_failed_download_by_its_name(tmp_path):
+    for content in [b"", b"hello world", b"404: Not Found", b"<html></html>", b"version https://git-lfs", b"\x80\x02"]:
+        (tmp_path / "a.pt").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.pt (cannot be read as weights \(truncated, |is not a tensor file)"):
+            read_weights(tmp_path / "a.pt")
 
 
 def test_read_weights_never_unpickles_a_bare_pickle(tmp_path):

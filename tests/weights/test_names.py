@@ -37,14 +37,12 @@ def prefixed(state, prefix):
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "backbone.", "module.backbone.", "module._orig_mod.module.", "network."]
-)
-def test_map_weights_takes_prefixes_off(prefix):
-    network = nn.Conv3d(1, 2, 1)
-    mapped = map_weights(prefixed(network.state_dict(), prefix), network, "a.pt")
-    assert list(mapped.state) == ["weight", "bias"]
-    assert mapped.prefix == prefix
+def test_map_weights_takes_prefixes_off():
+    for prefix in ["", "module.", "backbone.", "module.backbone.", "module._orig_mod.module.", "network."]:
+        network = nn.Conv3d(1, 2, 1)
+        mapped = map_weights(prefixed(network.state_dict(), prefix), network, "a.pt")
+        assert list(mapped.state) == ["weight", "bias"]
+        assert mapped.prefix == prefix
 
 
 def test_map_weights_leaves_a_prefix_that_is_the_network_s_own():
@@ -90,14 +88,14 @@ def test_map_weights_refuses_aliases_that_differ():
         map_weights(state, network, "a.pth")
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_map_weights_leaves_an_auxiliary_head_out_by_name(prefix):
-    network = nn.ModuleDict({"outc": nn.Conv3d(1, 2, 1)})
-    state = network.state_dict() | {"aux_out.weight": torch.zeros(2, 1), "aux_out.bias": torch.zeros(2)}
-    mapped = map_weights(prefixed(state, prefix), network, "a.pth")
-    assert set(mapped.left_out) == {"aux_out.weight", "aux_out.bias"}
-    assert all("MedFormer's auxiliary head" in reason for reason in mapped.left_out.values())
-    assert set(mapped.state) == {"outc.weight", "outc.bias"}
+def test_map_weights_leaves_an_auxiliary_head_out_by_name():
+    for prefix in ["", "module."]:
+        network = nn.ModuleDict({"outc": nn.Conv3d(1, 2, 1)})
+        state = network.state_dict() | {"aux_out.weight": torch.zeros(2, 1), "aux_out.bias": torch.zeros(2)}
+        mapped = map_weights(prefixed(state, prefix), network, "a.pth")
+        assert set(mapped.left_out) == {"aux_out.weight", "aux_out.bias"}
+        assert all("MedFormer's auxiliary head" in reason for reason in mapped.left_out.values())
+        assert set(mapped.state) == {"outc.weight", "outc.bias"}
 
 
 def test_map_weights_keeps_an_auxiliary_head_that_the_network_has():
@@ -166,20 +164,17 @@ def test_map_weights_changes_neither_the_state_nor_the_network():
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("dtypes", "expected"),
-    [
+def test_floating_dtype_keeps_numbers_as_published():
+    for dtypes, expected in [
         ([torch.float16, torch.int64], torch.float16),
         ([torch.float32, torch.float16], torch.float32),
         ([torch.float32], torch.float32),
         ([torch.bfloat16], torch.float32),
         ([torch.float64], torch.float32),
         ([torch.int64], torch.float32),
-    ],
-)
-def test_floating_dtype_keeps_numbers_as_published(dtypes, expected):
-    state = {str(number): torch.zeros(1, dtype=dtype) for number, dtype in enumerate(dtypes)}
-    assert floating_dtype(state) == expected
+    ]:
+        state = {str(number): torch.zeros(1, dtype=dtype) for number, dtype in enumerate(dtypes)}
+        assert floating_dtype(state) == expected
 
 
 def test_map_weights_leaves_a_loss_beside_the_prefix_out_by_name():

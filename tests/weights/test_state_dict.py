@@ -101,56 +101,59 @@ def test_load_weights_names_missing_unexpected_and_misshapen_keys(path):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_load_weights_names_a_tensor_that_is_not_finite(network, path, value):
-    changed(path, norm__bias=torch.full((64,), value))
-    fresh = Aliased()
-    before = fresh.norm.bias.clone()
-    with pytest.raises(InputError, match=r"model\.pt: tensor 'norm\.bias' holds NaN or infinite"):
-        load_weights(fresh, path)
-    assert torch.equal(fresh.norm.bias, before)
+def test_load_weights_names_a_tensor_that_is_not_finite(network, path):
+    for value in [float("nan"), float("inf")]:
+        changed(path, norm__bias=torch.full((64,), value))
+        fresh = Aliased()
+        before = fresh.norm.bias.clone()
+        with pytest.raises(InputError, match=r"model\.pt: tensor 'norm\.bias' holds NaN or infinite"):
+            load_weights(fresh, path)
+        assert torch.equal(fresh.norm.bias, before)
 
 
 def prefixed(state, prefix):
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize(
-    "wrapper", [(), ("model",), ("of_the_loader",), ("net", "model", "state_dict"), ("generator",)]
-)
-def test_load_weights_finds_the_state_dict(network, tmp_path, wrapper):
-    content = network.state_dict()
-    for name in reversed(wrapper):
-        content = {name: content, "epoch": 3, "best_acc": np.float64(0.9), "optimizer": {"state": {0: torch.zeros(1)}}}
-    torch.save(content, tmp_path / "a.pt")
-    assert equal(load_weights(Aliased(), tmp_path / "a.pt", ["of_the_loader"]), network)
+def test_load_weights_finds_the_state_dict(network, tmp_path):
+    for wrapper in [(), ("model",), ("of_the_loader",), ("net", "model", "state_dict"), ("generator",)]:
+        content = network.state_dict()
+        for name in reversed(wrapper):
+            content = {
+                name: content,
+                "epoch": 3,
+                "best_acc": np.float64(0.9),
+                "optimizer": {"state": {0: torch.zeros(1)}},
+            }
+        torch.save(content, tmp_path / "a.pt")
+        assert equal(load_weights(Aliased(), tmp_path / "a.pt", ["of_the_loader"]), network)
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.module.", "model.", "net._orig_mod.", "a.module.b."])
-def test_load_weights_takes_a_prefix_off_and_says_what_stands_beside_it(network, tmp_path, prefix, capsys):
-    state = prefixed(network.state_dict(), prefix) | {"loss.class_weight": torch.ones(2)}
-    torch.save({"state_dict": state, "pytorch-lightning_version": "2.5.0"}, tmp_path / "a.ckpt")
-    assert equal(load_weights(Aliased(), tmp_path / "a.ckpt"), network)
-    assert (
-        f"left out loss.class_weight (beside the network, whose names begin with '{prefix}')."
-        in capsys.readouterr().err
-    )
+def test_load_weights_takes_a_prefix_off_and_says_what_stands_beside_it(network, tmp_path, capsys):
+    for prefix in ["_orig_mod.module.", "model.", "net._orig_mod.", "a.module.b."]:
+        state = prefixed(network.state_dict(), prefix) | {"loss.class_weight": torch.ones(2)}
+        torch.save({"state_dict": state, "pytorch-lightning_version": "2.5.0"}, tmp_path / "a.ckpt")
+        assert equal(load_weights(Aliased(), tmp_path / "a.ckpt"), network)
+        assert (
+            f"left out loss.class_weight (beside the network, whose names begin with '{prefix}')."
+            in capsys.readouterr().err
+        )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_load_weights_casts_other_floats(network, tmp_path, dtype):
-    save_weights(network, tmp_path / "a.pt", dtype)
-    expected = network.conv.weight.to(dtype).float()  # oracle: torch's own casts
-    assert torch.equal(load_weights(Aliased(), tmp_path / "a.pt").conv.weight, expected)
+def test_load_weights_casts_other_floats(network, tmp_path):
+    for dtype in [torch.bfloat16, torch.float16, torch.float64]:
+        save_weights(network, tmp_path / "a.pt", dtype)
+        expected = network.conv.weight.to(dtype).float()  # oracle: torch's own casts
+        assert torch.equal(load_weights(Aliased(), tmp_path / "a.pt").conv.weight, expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
-def test_load_weights_refuses_other_than_floats_by_name(network, tmp_path, dtype):
-    state = {name: (100 * tensor).to(dtype) for name, tensor in network.state_dict().items()}
-    torch.save(state, tmp_path / "a.pt")
-    plain = str(dtype).removeprefix("torch.")
-    with pytest.raises(InputError, match=rf"a\.pt: tensor 'conv\.weight' is {plain}, .*quantized state dict"):
-        load_weights(Aliased(), tmp_path / "a.pt")
+def test_load_weights_refuses_other_than_floats_by_name(network, tmp_path):
+    for dtype in [torch.int8, torch.int64, torch.bool, torch.complex64]:
+        state = {name: (100 * tensor).to(dtype) for name, tensor in network.state_dict().items()}
+        torch.save(state, tmp_path / "a.pt")
+        plain = str(dtype).removeprefix("torch.")
+        with pytest.raises(InputError, match=rf"a\.pt: tensor 'conv\.weight' is {plain}, .*quantized state dict"):
+            load_weights(Aliased(), tmp_path / "a.pt")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch gives these tensors up

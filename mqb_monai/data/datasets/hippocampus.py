@@ -45,9 +45,8 @@ def write_hippocampus(out: str | os.PathLike, source: str | os.PathLike | None =
         source: the unpacked public folder ``Task04_Hippocampus`` (imagesTr, labelsTr, dataset.json) or the folder
             that holds it; None downloads it (27 MB).
 
-    Raises:
-        InputError: the download failed (with what to do by hand), ``source`` has not the public layout or lacks
-            cases of our lists (named), ``out`` holds something else, or it cannot be written.
+    Raises InputError: the download failed (with what to do by hand), ``source`` has not the public layout or lacks
+    cases of our lists (named), ``out`` holds something else, or it cannot be written.
     """
     splits = hippocampus_splits()
 

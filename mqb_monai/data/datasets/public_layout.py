@@ -93,10 +93,9 @@ class PublicDataset:
             note: added to the description in ``dataset.json``.
             progress: show a progress bar.
 
-        Raises:
-            InputError: files are missing (named, with the source), a label map or mask cannot be read, holds other
-                numbers than the table (a mask: than 0 and 1) or lies on another grid than its image, or ``out`` holds
-                something else or cannot be written.
+        Raises InputError: files are missing (named, with the source), a label map or mask cannot be read, holds other
+        numbers than the table (a mask: than 0 and 1) or lies on another grid than its image, or ``out`` holds something
+        else or cannot be written.
         """
         self._require_complete(folder, cases)
         # The same cases are made once, and others are told from them.
@@ -148,8 +147,7 @@ def find_layout(source: str | os.PathLike, holds: Callable[[Path], bool], wanted
         wanted: the layout as the message names it.
         advice: what the message says to do.
 
-    Raises:
-        InputError: no such folder, none has the layout, or several do.
+    Raises InputError: no such folder, none has the layout, or several do.
     """
     source = Path(source).expanduser()
     if not source.is_dir():

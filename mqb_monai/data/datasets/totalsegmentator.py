@@ -48,8 +48,7 @@ def write_totalsegmentator(out: str | os.PathLike, source: str | os.PathLike, pr
     Args:
         source: the unpacked folder with ``meta.csv``, or the folder that holds it.
 
-    Raises:
-        InputError: besides, ``meta.csv`` is not as published.
+    Raises InputError: besides, ``meta.csv`` is not as published.
     """
     folder = TOTAL.find(source)
     splits = _splits(folder / "meta.csv")

@@ -35,8 +35,7 @@ def write_wholebrain(out: str | os.PathLike, source: str | os.PathLike, progress
     Args:
         source: the folder with ``images`` and ``labels``, or the folder that holds it.
 
-    Raises:
-        InputError: besides, the images lie on different grids, so they were not registered to one template.
+    Raises InputError: besides, the images lie on different grids, so they were not registered to one template.
     """
     folder = BRAIN.find(source)
     images, labels = (

@@ -38,13 +38,9 @@ class PhantomCase:
 
 
 def phantom_case(seed: int) -> PhantomCase:
-    """Make one case from its seed: the same arrays for the same seed.
+    """Make one case from its seed, a non-negative integer: the same arrays for the same seed.
 
-    Args:
-        seed: a non-negative integer.
-
-    Returns:
-        A :class:`PhantomCase` of about ``(80, 61, 64)`` voxels of about 4.5 mm; both vary by up to 10 % per seed.
+    It has about ``(80, 61, 64)`` voxels of about 4.5 mm; both vary by up to 10 % per seed.
     """
     rng = np.random.default_rng(seed)
     spacing_mm, shape = random_grid(rng)
@@ -73,8 +69,7 @@ def write_phantoms(out: str | os.PathLike, num: int, seed: int = 0, progress: bo
         seed: non-negative; cases of different seeds are different (up to a million cases a set).
         progress: show a progress bar.
 
-    Raises:
-        InputError: ``num`` or ``seed`` out of range, ``out`` holds something else, or it cannot be written.
+    Raises InputError: ``num`` or ``seed`` out of range, ``out`` holds something else, or it cannot be written.
     """
     _check_request(num, seed)
     description = {

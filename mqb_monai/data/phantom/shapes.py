@@ -24,9 +24,9 @@ class Ellipsoid:
 
     def distance(self, points_mm: np.ndarray) -> np.ndarray:
         """Signed distance ``(N,)`` in mm, negative inside; first-order exact near the surface."""
-        scaled = (points_mm - np.asarray(self.centre_mm, np.float32)) / np.asarray(self.radii_mm, np.float32)
-        level = np.linalg.norm(scaled, axis=1)
-        slope = np.linalg.norm(scaled / np.asarray(self.radii_mm, np.float32), axis=1)
+        centre, radii = (np.asarray(each, np.float32) for each in (self.centre_mm, self.radii_mm))
+        scaled = (points_mm - centre) / radii
+        level, slope = np.linalg.norm(scaled, axis=1), np.linalg.norm(scaled / radii, axis=1)
         # The quotient has no value at the very centre; its distance is the smallest radius.
         return np.where(level > 0, level * (level - 1.0) / np.maximum(slope, 1e-6), -min(self.radii_mm))
 

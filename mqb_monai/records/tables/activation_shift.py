@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mqb_monai.records.activation_shift import LayerShift, ShiftRecord, read_shift, summarize_outliers
-from mqb_monai.records.tables import aligned, print_record
+from mqb_monai.records.activation_shift import LayerShift, ShiftRecord, summarize_outliers
+from mqb_monai.records.tables import aligned, number, print_record, rest
 
 HEADER = (
     *("input of", "kind", "max|x| fp32", "quantized", "kurtosis fp32", "quantized"),
@@ -18,19 +18,14 @@ HEADER = (
 
 
 def format_shift(record: ShiftRecord, rows: int = 0) -> str:
-    """The layers' inputs by rising SQNR, and what the outliers say.
-
-    Args:
-        rows: how many layers to show, 0 for all; the rest is counted.
-    """
-    inputs = sorted(record.of("input"), key=lambda shift: math.inf if math.isnan(shift.sqnr_db) else shift.sqnr_db)
-    more = f"\n... and {len(inputs) - rows} more" if 0 < rows < len(inputs) else ""
+    """The inputs of ``rows`` layers (0: of all) by rising SQNR, the rest counted, and what the outliers say."""
+    inputs = record.noisiest
     caption = (
         f"activation shift of {record.bundle} under {record.scheme}, split {record.split}, {len(record.cases)} cases, "
         f"{record.patches} patches, {record.seconds:.0f} s; lowest SQNR first"
     )
     table = aligned(HEADER, [_row(shift) for shift in inputs[: rows or None]])
-    return f"{caption}\n\n{table}{more}\n\n{format_outliers(record)}"
+    return f"{caption}\n\n{table}{rest(len(inputs), rows)}\n\n{format_outliers(record)}"
 
 
 def _row(shift: LayerShift) -> tuple[str, ...]:
@@ -40,10 +35,10 @@ def _row(shift: LayerShift) -> tuple[str, ...]:
     return (
         *(shift.layer, shift.kind),
         *(f"{end:.3g}" for end in ends),
-        *(_number(values.kurtosis, ".1f") for values in (shift.fp32, shift.quantized)),
-        *(_number(shift.wasserstein, ".4f"), _number(shift.total_variation, ".4f")),
-        *(_number(shift.sqnr_db, ".1f"), _number(shift.rounding_sqnr_db, ".1f")),
-        *(_number(share, ".2%") for share in shares),
+        *(number(values.kurtosis, ".1f") for values in (shift.fp32, shift.quantized)),
+        *(number(shift.wasserstein, ".4f"), number(shift.total_variation, ".4f")),
+        *(number(shift.sqnr_db, ".1f"), number(shift.rounding_sqnr_db, ".1f")),
+        *(number(share, ".2%") for share in shares),
     )
 
 
@@ -52,7 +47,7 @@ def format_outliers(record: ShiftRecord) -> str:
     summary = summarize_outliers(record)
     if not summary.layers:
         return "outliers: none (no input value lies more than 3 standard deviations from the mean)"
-    lift = _number(summary.neighbour_lift, ".1f")
+    lift = number(summary.neighbour_lift, ".1f")
     return "\n".join(
         [
             f"outliers (over 3 standard deviations; medians over the inputs of {summary.layers} layers): "
@@ -67,12 +62,8 @@ def format_outliers(record: ShiftRecord) -> str:
     )
 
 
-def _number(value: float, form: str) -> str:
-    return "--" if math.isnan(value) else format(value, form)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    print_record(__doc__, read_shift, format_shift, arguments)
+    print_record(__doc__, ShiftRecord, format_shift, arguments)
 
 
 if __name__ == "__main__":

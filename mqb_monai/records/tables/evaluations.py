@@ -7,13 +7,14 @@ import io
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tabulate import tabulate
 
 from mqb_monai.errors import InputError
-from mqb_monai.records.aggregate import score_schemes
+from mqb_monai.records.aggregate import SchemeScore, score_schemes
 from mqb_monai.records.evaluation import NAN, EvaluationRecord, RelativeDrop
-from mqb_monai.records.tables import aligned
+from mqb_monai.records.tables import MISSING, aligned, number
 
 CELL_HEADER = (
     "bundle", "scheme", "backend", "split", "cases", "DSC", "DSC drop %", "95 % interval", "p", "NSD", "NSD drop %",
@@ -24,22 +25,18 @@ SCHEME_HEADER = (
     "latency ratio",
 )  # fmt: skip
 WORDS = ("bundle", "scheme", "backend", "split")  # the columns that are not numbers; they come first
-MISSING = "--"
 Rows = Sequence[Sequence[str]]
 
 
 def format_records(records: Sequence[EvaluationRecord], style: str = "text", per: str = "cell") -> str:
-    """The table of ``records``.
-
-    Agreement with FP32's label map ("to FP32") is shown of the records that have no labels.
+    """The table of ``records``, with the agreement with FP32's label map ("to FP32") of those that have no labels.
 
     Args:
         records: of :func:`mqb_monai.records.evaluation_files.read_evaluations`.
         style: a name of :data:`FORMATS`; all but csv leave out the columns that are empty in every row.
         per: what has a row, a name of :data:`ROWS`.
 
-    Raises:
-        InputError: an unknown ``style`` or ``per``, with the valid ones.
+    Raises InputError: an unknown ``style`` or ``per``, with the valid ones.
     """
     for option, value, valid in (("--format", style, FORMATS), ("--per", per, ROWS)):
         if value not in valid:
@@ -61,26 +58,15 @@ def _cell_row(record: EvaluationRecord) -> tuple[str, ...]:
     dice, nsd = (record.statistics.get(metric) for metric in ("dice", "surface_dice"))
     fp32 = {} if record.has_labels else record.against_fp32
     return (
-        record.bundle,
-        record.scheme,
-        record.backend,
-        record.split,
-        str(record.cases),
-        number(record.dice["mean"], 4),
-        percent(dice.mean if dice else NAN),
-        interval(dice),
-        number(dice.wilcoxon_p if dice else NAN, 4),
-        number(record.surface_dice["mean"], 4),
+        *(record.bundle, record.scheme, record.backend, record.split, str(record.cases)),
+        *(number(record.dice["mean"], ".4f"), percent(dice.mean if dice else NAN), interval(dice)),
+        *(number(dice.wilcoxon_p if dice else NAN, ".4f"), number(record.surface_dice["mean"], ".4f")),
         percent(nsd.mean if nsd else NAN),
-        number(fp32["dice"]["mean"] if fp32 else NAN, 4),
-        number(fp32["surface_dice"]["mean"] if fp32 else NAN, 4),
+        *(number(fp32[metric]["mean"] if fp32 else NAN, ".4f") for metric in ("dice", "surface_dice")),
         percent(fp32.get("equal_labels", NAN)),
         tolerance(record) + (", sub-voxel" if record.surface_dice["use_subvoxels"] else ""),
-        f"{record.weight_bits}/{record.activation_bits}" if record.weight_bits else MISSING,
-        number(record.weights_mb, 2),
-        number(record.latency_ms, 1),
-        number(median_case_seconds(record), 2),
-        number(record.peak_memory_mib, 0),
+        *(_bits(record), number(record.weights_mb, ".2f"), number(record.latency_ms, ".1f")),
+        *(number(median_case_seconds(record), ".2f"), number(record.peak_memory_mib, ".0f")),
     )
 
 
@@ -99,29 +85,22 @@ def scheme_rows(records: Sequence[EvaluationRecord]) -> list[tuple[str, ...]]:
     """One row per scheme and backend, best first, in the order of :data:`SCHEME_HEADER`."""
     return [
         (
-            score.scheme,
-            score.backend,
-            number(score.score, 2),
-            number(score.dice_kept, 4),
-            number(score.surface_dice_kept, 4),
-            number(score.worst_class_kept, 4),
-            str(score.bundles),
-            f"{score.weight_bits}/{score.activation_bits}" if score.weight_bits else MISSING,
-            number(score.size_ratio, 3),
-            number(score.latency_ratio, 3),
+            *(score.scheme, score.backend, number(score.score, ".2f")),
+            *(number(kept, ".4f") for kept in (score.dice_kept, score.surface_dice_kept, score.worst_class_kept)),
+            *(str(score.bundles), _bits(score)),
+            *(number(ratio, ".3f") for ratio in (score.size_ratio, score.latency_ratio)),
         )
         for score in score_schemes(list(records))
     ]
 
 
-def number(value: float, digits: int) -> str:
-    """``value`` with ``digits`` after the point; ``--`` for NaN."""
-    return MISSING if math.isnan(value) else f"{value:.{digits}f}"
+def _bits(row: EvaluationRecord | SchemeScore) -> str:
+    return f"{row.weight_bits}/{row.activation_bits}" if row.weight_bits else MISSING
 
 
 def percent(fraction: float) -> str:
     """A fraction in per cent; ``--`` for NaN."""
-    return number(100 * fraction, 2)
+    return number(100 * fraction, ".2f")
 
 
 def interval(drop: RelativeDrop | None) -> str:
@@ -139,12 +118,9 @@ def _as_text(header: Sequence[str], rows: Rows) -> str:
     return aligned(*_filled(header, rows), left=sum(name in WORDS for name in header))
 
 
-def _as_markup(tablefmt: str) -> Callable[[Sequence[str], Rows], str]:
-    def format_rows(header: Sequence[str], rows: Rows) -> str:
-        header, rows = _filled(header, rows)
-        return tabulate(rows, header, tablefmt=tablefmt, disable_numparse=True)
-
-    return format_rows
+def _as_markup(header: Sequence[str], rows: Rows, tablefmt: str) -> str:
+    header, rows = _filled(header, rows)
+    return tabulate(rows, header, tablefmt=tablefmt, disable_numparse=True)
 
 
 def _as_csv(header: Sequence[str], rows: Rows) -> str:
@@ -158,8 +134,8 @@ def _as_csv(header: Sequence[str], rows: Rows) -> str:
 FORMATS: dict[str, Callable[[Sequence[str], Rows], str]] = {
     "text": _as_text,
     "csv": _as_csv,
-    "markdown": _as_markup("github"),
-    "latex": _as_markup("latex_booktabs"),
+    "markdown": partial(_as_markup, tablefmt="github"),
+    "latex": partial(_as_markup, tablefmt="latex_booktabs"),
 }
 ROWS = {"cell": (CELL_HEADER, cell_rows), "scheme": (SCHEME_HEADER, scheme_rows)}
 
@@ -176,7 +152,8 @@ def format_evaluation(record: EvaluationRecord) -> str:
         lines.append(f"NSD: {variant} surfaces, tolerance {tolerance(record)} mm")
     if fp32 := record.against_fp32:
         scores = (("DSC", fp32["dice"]["mean"]), ("NSD", fp32["surface_dice"]["mean"])) if record.has_labels else ()
-        parts = [*(f"{name} {number(score, 4)}" for name, score in scores), f"equal labels {_equal(record)}"]
+        equal = MISSING if math.isnan(fp32["equal_labels"]) else f"{percent(fp32['equal_labels'])} %"
+        parts = [*(f"{name} {number(score, '.4f')}" for name, score in scores), f"equal labels {equal}"]
         lines.append(f"against FP32's label map: {', '.join(parts)}")
     if record.agreement:
         figures = (f"{key} {value:.5g}" for key, value in record.agreement.items() if isinstance(value, float))
@@ -184,29 +161,20 @@ def format_evaluation(record: EvaluationRecord) -> str:
     return "\n".join([*lines, f"{record.seconds:.1f} s, peak memory {record.peak_memory_mib:.0f} MiB"])
 
 
-def _equal(record: EvaluationRecord) -> str:
-    share = record.against_fp32["equal_labels"]
-    return MISSING if math.isnan(share) else f"{percent(share)} %"
-
-
 def _classes(record: EvaluationRecord) -> str:
     dice, nsd = record.headline
-    names = list(dice["per_class"])
-    scores = [[number(each["per_class"][name], 4) for each in (dice, nsd)] for name in names]
-    mean = [number(each["mean"], 4) for each in (dice, nsd)]
+    scores = {name: [number(each["per_class"][name], ".4f") for each in (dice, nsd)] for name in dice["per_class"]}
+    mean = ["mean", *(number(each["mean"], ".4f") for each in (dice, nsd))]
+    fp32 = record.against_fp32
     if record.has_labels:
-        return aligned(("class", "DSC", "NSD"), _named([*names, "mean"], [*scores, mean]))
-    if not record.against_fp32:
-        return aligned(("class", "volume ml"), _named(names, [[number(_volume(record, name), 2)] for name in names]))
-    volumes = [record.against_fp32[key] for key in ("volume_ml", "volume_change_ml")]
-    for name, row in zip(names, scores, strict=True):
-        row += [number(volumes[0][name], 2), "--" if math.isnan(volumes[1][name]) else f"{volumes[1][name]:+.2f}"]
-    header = ("class", "DSC to FP32", "NSD to FP32", "volume ml", "change ml")
-    return aligned(header, _named([*names, "mean"], [*scores, [*mean, "", ""]]))
-
-
-def _named(names: Sequence[str], rows: Rows) -> list[list[str]]:
-    return [[name, *row] for name, row in zip(names, rows, strict=True)]
+        return aligned(("class", "DSC", "NSD"), [*([name, *row] for name, row in scores.items()), mean])
+    if not fp32:
+        return aligned(("class", "volume ml"), [[name, number(_volume(record, name), ".2f")] for name in scores])
+    rows = [
+        [name, *row, number(fp32["volume_ml"][name], ".2f"), number(fp32["volume_change_ml"][name], "+.2f")]
+        for name, row in scores.items()
+    ]
+    return aligned(("class", "DSC to FP32", "NSD to FP32", "volume ml", "change ml"), [*rows, [*mean, "", ""]])
 
 
 def _volume(record: EvaluationRecord, class_name: str) -> float:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mqb_monai.records.sensitivity import SensitivityRecord, mean_scores, read_sensitivity
-from mqb_monai.records.tables import aligned, print_record
+from mqb_monai.records.sensitivity import MeanScore, SensitivityRecord, mean_scores
+from mqb_monai.records.tables import MISSING, aligned, number, print_record, rest
 
 _SINGLE = ("alone: error", "labels", "DSC drop", "left out: error", "DSC gain")
 LEGEND = (
@@ -21,9 +21,7 @@ LEGEND = (
 def format_sensitivity(record: SensitivityRecord, rows: int = 0) -> str:
     """All tables of a record: layers by falling error when quantized alone, groups, and the incremental dequantization.
 
-    Args:
-        record: an unfinished one gives the tables of what there is.
-        rows: how many layers to show, 0 for all; the rest is counted.
+    An unfinished record gives the tables of what there is; ``rows`` layers are shown (0: all) and the rest is counted.
     """
     means = mean_scores(record)
     state = "" if record.finished else " (unfinished)"
@@ -41,12 +39,12 @@ def format_sensitivity(record: SensitivityRecord, rows: int = 0) -> str:
 
 
 def _whole(means: dict) -> str:
-    lines = []
-    for kind in ("fp32", "quantized"):
-        if (kind, "") in means:
-            mean = means[kind, ""]
-            lines.append((kind, _share(mean.logit_error), _share(mean.changed_labels), _number(mean.dice)))
+    lines = [(kind, *_figures(means[kind, ""])) for kind in ("fp32", "quantized") if (kind, "") in means]
     return aligned(("network", "error", "labels", "DSC"), lines)
+
+
+def _figures(mean: MeanScore) -> tuple[str, ...]:
+    return _share(mean.logit_error), _share(mean.changed_labels), number(mean.dice, ".4f")
 
 
 def _singles(unit: str, note: str, names: dict[str, str], means: dict, rows: int) -> str:
@@ -58,19 +56,18 @@ def _singles(unit: str, note: str, names: dict[str, str], means: dict, rows: int
         cells = [_share(alone.logit_error), _share(alone.changed_labels), _difference("fp32", alone, means, -1)]
         if left_out is not None:
             cells += [_share(left_out.logit_error), _difference("quantized", left_out, means, 1)]
-        lines.append((name, names[name], *cells, *("--",) * (len(_SINGLE) - len(cells))))
-    more = f"\n... and {len(known) - rows} more" if 0 < rows < len(known) else ""
-    return aligned((unit, note, *_SINGLE), lines) + more if known else ""
+        lines.append((name, names[name], *cells, *(MISSING,) * (len(_SINGLE) - len(cells))))
+    return aligned((unit, note, *_SINGLE), lines) + rest(len(known), rows) if known else ""
 
 
 def _cumulative(record: SensitivityRecord, means: dict, rows: int) -> str:
     steps = [name for name in record.cumulative_order if ("dequantize_cumulative", name) in means]
-    lines = []
-    for count, name in enumerate(steps[: rows or None], start=1):
-        mean = means["dequantize_cumulative", name]
-        lines.append((str(count), name, _share(mean.logit_error), _share(mean.changed_labels), _number(mean.dice)))
-    more = f"\n... and {len(steps) - rows} more" if 0 < rows < len(steps) else ""
-    return aligned(("float layers", "made float last", "error", "labels", "DSC"), lines) + more if steps else ""
+    lines = [
+        (str(count), name, *_figures(means["dequantize_cumulative", name]))
+        for count, name in enumerate(steps[: rows or None], start=1)
+    ]
+    header = ("float layers", "made float last", "error", "labels", "DSC")
+    return aligned(header, lines) + rest(len(steps), rows) if steps else ""
 
 
 def _cost(record: SensitivityRecord) -> str:
@@ -85,10 +82,9 @@ def _cost(record: SensitivityRecord) -> str:
     )
 
 
-def _difference(reference: str, mean, means: dict, sign: int) -> str:
-    if (reference, "") not in means:
-        return "--"
-    return _number(sign * (mean.dice - means[reference, ""].dice) + 0.0)  # no minus in front of zero
+def _difference(reference: str, mean: MeanScore, means: dict, sign: int) -> str:
+    whole = means.get((reference, ""))
+    return MISSING if whole is None else number(sign * (mean.dice - whole.dice) + 0.0, ".4f")  # no minus before zero
 
 
 def _finite(value: float) -> float:
@@ -96,15 +92,11 @@ def _finite(value: float) -> float:
 
 
 def _share(value: float) -> str:
-    return "--" if math.isnan(value) else f"{100 * value:.3f} %"
-
-
-def _number(value: float) -> str:
-    return "--" if math.isnan(value) else f"{value:.4f}"
+    return MISSING if math.isnan(value) else f"{100 * value:.3f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    print_record(__doc__, read_sensitivity, format_sensitivity, arguments)
+    print_record(__doc__, SensitivityRecord, format_sensitivity, arguments)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ from mqb_monai.errors import InputError
 NAMES = [f"OAS1_{number:04d}_MR1" for number in range(61, 81)]
 
 
-@pytest.fixture(params=["", "_seg"], ids=["zoo's names", "study's names"])
-def brain(request, tmp_path, write_nifti):
+@pytest.fixture
+def brain(tmp_path, write_nifti):
     """The model zoo's folder in miniature: 20 scans whose voxels hold their position in the order of names."""
     folder = tmp_path / "dataset" / "brain"
     for position, name in enumerate(NAMES, start=1):
         label = np.full((8, 8, 8), 132 - position, np.uint8)
         write_nifti(folder / "images" / f"{name}.nii.gz", np.full((8, 8, 8), position, np.int16))
-        write_nifti(folder / "labels" / f"{name}{request.param}.nii.gz", label)
+        write_nifti(folder / "labels" / f"{name}.nii.gz", label)
     return folder
 
 
@@ -28,8 +28,11 @@ def label_file(brain, name):
     return next((brain / "labels").glob(f"{name}*"))
 
 
-def test_write_wholebrain_pairs_images_with_labels(brain, tmp_path):
+@pytest.mark.parametrize("ending", ["", "_seg"], ids=["zoo's names", "study's names"])
+def test_write_wholebrain_pairs_images_with_labels(brain, tmp_path, ending):
     """By hand: with 20 names in order, positions 1, 10, 11, 20 are tested on, 2 and 12 validate, 3 and 13 calibrate."""
+    for name in NAMES:
+        label_file(brain, name).rename(brain / "labels" / f"{name}{ending}.nii.gz")
     folder = write_wholebrain(tmp_path / "out", brain.parent, progress=False).parent
     positions = {}
     for split in ("training", "validation", "calibration", "test"):

@@ -128,10 +128,8 @@ def differences(found: EngineRecord, wanted: EngineRecord) -> list[str]:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Refuse to build where anything but an engine lies: building replaces the whole folder.
-
-    Raises:
-        InputError: naming what is there.
+    """Refuse to build where anything but an engine lies: building replaces the whole folder. Raises InputError: naming
+    what is there.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"an engine is a folder, but {folder} is a file; give another path")

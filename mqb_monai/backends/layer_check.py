@@ -51,15 +51,13 @@ def measure_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
     block of at most 20^3 positions (linear: the first 20^3 tokens). A constant block (an example of zeros) would show
     nothing and is replaced by noise over the calibrated range. Values next to a rounding tie are moved onto the grid:
     up-sampling copies one of them to a whole kernel, and the engine may round it the other way. Floating point is FP32
-    here whatever the engine's precision: what is checked is the integer arithmetic.
+    here whatever the engine's precision: what is checked is the integer arithmetic. Returns one entry per layer; a
+    layer under several names once, layers that do not run left out.
 
     Args:
         qnet: a network whose quantized layers have per-tensor input scales.
         example_input: ``(B, C, H, W, D)`` float32.
         run_layers: the engine.
-
-    Returns:
-        one entry per layer; a layer under several names once, layers that do not run left out.
     """
     captured = _capture_calls(qnet, example_input)
     inputs = {name: call.x for name, call in captured.items()}
@@ -70,14 +68,12 @@ def measure_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
 
 
 def require_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers, engine: str) -> dict:
-    """What :func:`measure_layers` found, for the engine's record; {} of a float network.
+    """What :func:`measure_layers` found, for the engine's record; {} of a float network. Raises InputError: as
+    :func:`require_agreement`.
 
     Args:
         qnet, example_input, run_layers: as :func:`measure_layers`.
         engine: its name, for the sentence that refuses it.
-
-    Raises:
-        InputError: as :func:`require_agreement`.
     """
     if not quantized_layers(qnet):
         return {}
@@ -94,10 +90,8 @@ def require_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
 
 
 def require_agreement(agreements: Sequence[LayerAgreement], engine: str) -> None:
-    """Refuse an engine of which a layer computes something else than its simulation.
-
-    Raises:
-        InputError: naming the worst layer and its share.
+    """Refuse an engine of which a layer computes something else than its simulation. Raises InputError: naming the
+    worst layer and its share.
     """
     worst = worst_layer(agreements)
     if worst is not None and worst.share < REQUIRED_SHARE:

@@ -29,14 +29,12 @@ def graph_sha256(network: nn.Module, example_input: torch.Tensor) -> str:
     """A fingerprint of what ``network`` computes of inputs of this shape, but for the values of its state dict.
 
     It depends on operators, their order and wiring, numbers among their arguments, names of parameters and buffers, and
-    constants that are neither; not on addresses, files, line numbers or the process.
+    constants that are neither; not on addresses, files, line numbers or the process. Returns 64 hexadecimal digits; of
+    a network that fails on such an input, the fingerprint of how far it got.
 
     Args:
         network: float or quantized; stays as it is.
         example_input: ``(B, C, H, W, D)`` or ``(B, C, H, W)``.
-
-    Returns:
-        64 hexadecimal digits; of a network that fails on such an input, the fingerprint of how far it got.
     """
     for fake in (True, False):
         recorder = _Recorder(network)

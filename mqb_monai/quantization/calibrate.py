@@ -141,11 +141,7 @@ class Observers:
             self.witnesses.append(Witness(running.args, running.kwargs, self.calls - running.calls))
 
     def finish(self) -> Calibration:
-        """Remove the observers and say what they saw.
-
-        Raises:
-            InputError: no layer saw any data.
-        """
+        """Remove the observers and say what they saw. Raises InputError: no layer saw any data."""
         self.remove()
         ran = [layer for layer in self.layers if self.calls[layer.name]]
         if not ran:
@@ -187,16 +183,14 @@ class Observers:
 def attach_observers(
     network: nn.Module, scheme: str | Scheme, include: str | Iterable[str] = ("*",), exclude: str | Iterable[str] = ()
 ) -> Observers:
-    """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``.
+    """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``. Raises
+    InputError: an unknown scheme, a network quantized already, a compiled one, no quantizable layer, a pattern that
+    matches nothing, NaN or Inf in a layer's weight (the layer is named).
 
     Args:
         network: the float network.
         scheme: a name or a :class:`Scheme`.
         include, exclude: name patterns, see :func:`~mqb_monai.quantization.layers.select_layers`.
-
-    Raises:
-        InputError: an unknown scheme, a network quantized already, a compiled one, no quantizable layer, a pattern that
-            matches nothing, NaN or Inf in a layer's weight (the layer is named).
     """
     scheme = get_scheme(scheme)
     check_float_network(network)
@@ -210,10 +204,8 @@ def attach_observers(
 
 
 def check_float_network(network: nn.Module) -> None:
-    """Refuse a network that observers cannot see into.
-
-    Raises:
-        InputError: it is quantized already, or compiled, or spread over several devices (what to do is said).
+    """Refuse a network that observers cannot see into. Raises InputError: it is quantized already, or compiled, or
+    spread over several devices (what to do is said).
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise InputError("the network is TorchScript, whose layers cannot be exchanged: quantize the Python network")

@@ -31,15 +31,14 @@ class QuantSpec:
     per_voxel    ``(B, C, H, W, D)``: ``(B, 1, H, W, D)``  dynamic
     ===========  =======================================  ==========================================
 
+    Raises InputError: naming the valid choices.
+
     Args:
         num_bits: 2 to 8.
         granularity: one of the table's.
         symmetric: signed integers around zero point 0, or unsigned ones with a zero point.
         observer: how calibration turns data into a range: ``minmax``, ``percentile`` or ``mse``
             (nothing to a dynamic granularity).
-
-    Raises:
-        InputError: naming the valid choices.
     """
 
     num_bits: int
@@ -86,7 +85,8 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class Scheme:
-    """Which :class:`QuantSpec` each kind of layer gets.
+    """Which :class:`QuantSpec` each kind of layer gets. Raises InputError: a granularity that such a tensor cannot
+    have.
 
     Args:
         name: as the user types it and as files are named.
@@ -97,9 +97,6 @@ class Scheme:
         linear_weight: their weight ``(C_out, C_in)``.
         operations: operands of residual additions, of concatenations and of products of two activations
             (:mod:`~mqb_monai.quantization.operations.observers` says which); None leaves them float.
-
-    Raises:
-        InputError: a granularity that such a tensor cannot have.
     """
 
     name: str
@@ -181,11 +178,8 @@ SCHEMES = {
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:
-    """The :class:`Scheme` of a name; a :class:`Scheme` of one's own comes back as it is.
-
-    Raises:
-        InputError: an unknown name, with the valid ones listed; ``fp32`` and ``bf16``, which evaluation knows but which
-            quantize nothing.
+    """The :class:`Scheme` of a name; a :class:`Scheme` of one's own comes back as it is. Raises InputError: an unknown
+    name, with the valid ones listed; ``fp32`` and ``bf16``, which evaluation knows but which quantize nothing.
     """
     if isinstance(scheme, Scheme):
         return scheme

@@ -15,10 +15,8 @@ from torch import nn
 
 
 def unfuse_attention(network: nn.Module) -> ExitStack:
-    """Make every transformer layer of ``network`` call its layers one by one, in place.
-
-    Returns:
-        a context that undoes it when it is left or closed; dropped, the network stays as it is now.
+    """Make every transformer layer of ``network`` call its layers one by one, in place. Returns a context that undoes
+    it when it is left or closed; dropped, the network stays as it is now.
     """
     undo = ExitStack()
     for module in network.modules():

@@ -31,12 +31,10 @@ POINT = "point"
 @contextmanager
 def onnx_operators(network: nn.Module) -> Iterator[None]:
     """Within the block the quantized layers and operations of ``network`` can be exported to ONNX, and do not compute.
+    Raises InputError: a grouped transposed convolution with a scale per output channel, naming the layer.
 
     Args:
         network: its quantized layers have per-tensor input scales; a float network stays as it is.
-
-    Raises:
-        InputError: a grouped transposed convolution with a scale per output channel, naming the layer.
     """
     layers, points = quantized_layers(network), operation_points(network)
     for name, layer in layers.items():

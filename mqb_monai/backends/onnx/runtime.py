@@ -42,10 +42,8 @@ class OnnxEngine(CompiledNetwork):
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU for a file or a serialized model.
-
-    Raises:
-        InputError: no such file, one over 2 GB, or one that ONNX Runtime cannot run.
+    """An ``onnxruntime.InferenceSession`` on the CPU for a file or a serialized model. Raises InputError: no such file,
+    one over 2 GB, or one that ONNX Runtime cannot run.
     """
     import_onnx()
     import onnxruntime
@@ -67,19 +65,14 @@ def open_session(model: Path | bytes, threads: int | None = None) -> Any:
 def run_layers(
     model: Any, layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor], threads: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Run quantized layers as they are in a model, each cut out and fed its own input.
+    """Run quantized layers as they are in a model, each cut out and fed its own input. Returns the layers' outputs, by
+    name. Raises InputError: a layer that is not in the model.
 
     Args:
         model: the ``onnx.ModelProto``, its nodes named by :func:`~mqb_monai.backends.onnx.names.name_nodes`.
         layers: by name; of one that the network calls several times, its first call.
         inputs: float tensors as the layers take them, by the same names.
         threads: None for all cores.
-
-    Returns:
-        the layers' outputs, by name.
-
-    Raises:
-        InputError: a layer that is not in the model.
     """
     if not layers:
         return {}

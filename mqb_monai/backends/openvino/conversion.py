@@ -29,11 +29,7 @@ _TINY_BIAS = 1e-30  # added to a float32 sum it is lost, but OpenVINO does not r
 
 
 def import_openvino() -> ModuleType:
-    """The ``openvino`` package.
-
-    Raises:
-        InputError: naming what to install.
-    """
+    """The ``openvino`` package. Raises InputError: naming what to install."""
     try:
         with _without_telemetry():
             import openvino
@@ -45,18 +41,13 @@ def import_openvino() -> ModuleType:
 
 
 def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any:
-    """Convert a network for inputs of exactly these shapes.
+    """Convert a network for inputs of exactly these shapes. Returns an ``openvino.Model`` with static shapes; the
+    weights of quantized layers are 8-bit constants in it, and every layer's operation is named after the layer. Raises
+    InputError: where the network cannot be traced or converted.
 
     Args:
         network: float or quantized; its modes are restored. One on another device is copied to the CPU.
         example_inputs: one float tensor per argument of ``forward``.
-
-    Returns:
-        an ``openvino.Model`` with static shapes; the weights of quantized layers are 8-bit constants in it, and every
-        layer's operation is named after the layer.
-
-    Raises:
-        InputError: where the network cannot be traced or converted.
     """
     openvino = import_openvino()
     inputs = tuple(plain_input(x) for x in example_inputs)
@@ -74,10 +65,8 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
 
 
 def compile_model(model: Any, precision: str = "fp32", threads: int | None = None) -> Any:
-    """Compile an ``openvino.Model`` for this CPU, the precision of its float part stated.
-
-    Raises:
-        InputError: BF16 on a CPU without it.
+    """Compile an ``openvino.Model`` for this CPU, the precision of its float part stated. Raises InputError: BF16 on a
+    CPU without it.
     """
     if precision == "bf16" and "BF16" not in cpu_capabilities():
         raise InputError(f"this CPU ({cpu_name()}) does not compute in BF16; take precision fp32")

@@ -73,10 +73,8 @@ class QdqGraph:
         return (node for node in self.nodes if node.op_type in WEIGHTED)
 
     def layer_node(self, layer: str) -> Any:
-        """The convolution or matrix product of a layer's first call, by the names of :mod:`onnx_names`.
-
-        Raises:
-            InputError: there is none of that name.
+        """The convolution or matrix product of a layer's first call, by the names of :mod:`onnx_names`. Raises
+        InputError: there is none of that name.
         """
         wanted = {node_name(layer, operator) for operator in WEIGHTED}
         for node in self.nodes:
@@ -105,17 +103,13 @@ def _stored(graph: QdqGraph, dequantizer: Any) -> bool:
 
 
 def cut_layers(graph: QdqGraph, layers: Sequence[str]) -> Any:
-    """A model of nothing but quantized layers, side by side, each from the input of its Q to its own output.
+    """A model of nothing but quantized layers, side by side, each from the input of its Q to its own output. Returns an
+    ``onnx.ModelProto`` with an input ``<layer>.input`` and an output ``<layer>.output`` for each. Raises InputError: a
+    layer that is not in the graph.
 
     Args:
         graph: of a model whose nodes are named by :mod:`onnx_names`.
         layers: their names.
-
-    Returns:
-        an ``onnx.ModelProto`` with an input ``<layer>.input`` and an output ``<layer>.output`` for each.
-
-    Raises:
-        InputError: a layer that is not in the graph.
     """
     from onnx import TensorProto, helper
 

@@ -53,11 +53,9 @@ class TensorRTEngine(CompiledNetwork):
 
 
 def load_engine(path: str | os.PathLike) -> TensorRTEngine:
-    """The engine in a folder by itself, without the network that it was made of.
-
-    Raises:
-        InputError: no engine there, a damaged one, or one that was built for another GPU or by another version: without
-            its network it cannot be built again.
+    """The engine in a folder by itself, without the network that it was made of. Raises InputError: no engine there, a
+    damaged one, or one that was built for another GPU or by another version: without its network it cannot be built
+    again.
     """
     libraries.import_torch_tensorrt()
     folder = Path(path)

@@ -132,13 +132,11 @@ def _is_block_upsampling(layer: nn.Module) -> bool:
 
 
 def place_layers(qnet: nn.Module) -> tuple[nn.Module, dict[str, str]]:
-    """The simulation of what TensorRT runs, and why it leaves which layers float.
+    """The simulation of what TensorRT runs, and why it leaves which layers float. Returns a copy on the CPU in which
+    such a layer is a float layer with the (rounded) weight; layer name to reason.
 
     Args:
         qnet: a quantized network; stays as it is.
-
-    Returns:
-        a copy on the CPU in which such a layer is a float layer with the (rounded) weight; layer name to reason.
     """
     placed = copy.deepcopy(qnet).cpu()
     left_float = {name: reason for name, each in quantized_layers(placed).items() if (reason := reason_float(each))}

@@ -156,10 +156,8 @@ def _capture_calls(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, _C
 
 
 def _call(layer: QuantizedLayer, *args: torch.Tensor, **kwargs: Any) -> _Call:
-    """``layer(*args, **kwargs)``, whatever the layer's argument is called."""
     given = dict(zip(("input", "output_size"), args, strict=False)) | kwargs
-    x = given.get("input", given.get("x"))
-    size, padding = given.get("output_size"), None
+    x, size, padding = given["input"], given.get("output_size"), None
     if isinstance(layer, TRANSPOSED) and size is not None:
         geometry = (layer.stride, layer.padding, layer.kernel_size, len(layer.kernel_size), layer.dilation)
         padding = tuple(layer._output_padding(x, list(size), *geometry))

@@ -113,6 +113,6 @@ def _weight(name: str, layer: QuantizedLayer) -> torch.Tensor:
     return _dequantized(f"{name}.weight", layer.int8_weight, layer.weight_scale, zero_point, axis)
 
 
-def _linear(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
-    product = torch.matmul(layer.fake_quantize_input(x), layer.graph_weight())
+def _linear(layer: QuantizedLayer, input: torch.Tensor) -> torch.Tensor:  # torch's name: linear(input=x)
+    product = torch.matmul(layer.fake_quantize_input(input), layer.graph_weight())
     return product if layer.bias is None else product + layer.bias

@@ -16,7 +16,7 @@ from torch import nn
 from mqb_monai.backends.engine import CompiledNetwork
 from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import import_onnx, refuse_wrong_size
-from mqb_monai.backends.qdq_lint.graph import QdqGraph, cut_layers
+from mqb_monai.backends.qdq_lint.graph import cut_layer
 from mqb_monai.backends.tensors import plain_input
 from mqb_monai.errors import InputError
 
@@ -74,9 +74,11 @@ def run_layers(
         inputs: float tensors as the layers take them, by the same names.
         threads: None for all cores.
     """
-    if not layers:
-        return {}
-    session = open_session(cut_layers(QdqGraph(model), list(layers)).SerializeToString(), threads)
-    names = [f"{name}.output" for name in layers]
-    outputs = session.run(names, {f"{name}.input": plain_input(inputs[name]).numpy() for name in layers})
-    return {name: torch.from_numpy(output) for name, output in zip(layers, outputs, strict=True)}
+    import onnx_ir
+
+    whole, outputs = onnx_ir.from_proto(model), {}
+    for name in layers:
+        session = open_session(cut_layer(whole, name).SerializeToString(), threads)
+        (output,) = session.run(None, {session.get_inputs()[0].name: plain_input(inputs[name]).numpy()})
+        outputs[name] = torch.from_numpy(output)
+    return outputs

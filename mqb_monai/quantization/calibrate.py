@@ -150,9 +150,7 @@ class Observers:
         return Calibration(
             scheme=self.scheme,
             specs=specs,
-            qparams={
-                name: self._observers[name].qparams(specs[name].input) for name in specs if name in self._observers
-            },
+            qparams={name: each.qparams(specs[name].input) for name, each in self._observers.items() if name in specs},
             names={layer.name: layer.names for layer in ran},
             reasons=self.reasons | {layer.name: NO_DATA for layer in self.layers if layer.name not in specs},
             products=self._products(),

@@ -28,8 +28,19 @@ from mqb_monai.quantization.layer_weight import (
     quantize_weight,
     split_groups,
 )
-from mqb_monai.quantization.scale_buffers import ScaleBuffers
 from mqb_monai.quantization.scheme import LayerSpec
+
+
+class ScaleBuffers:
+    """For modules with buffers that have ``scale`` in their names: rounded by ``.half()`` they were another grid."""
+
+    def _apply(self, fn, recurse=True):
+        scales = {name: value for name, value in self._buffers.items() if "scale" in name and value is not None}
+        super()._apply(fn, recurse)
+        for name, scale in scales.items():
+            if self._buffers[name].dtype != scale.dtype:
+                self._buffers[name] = scale.to(self._buffers[name].device)
+        return self
 
 
 class QuantizedLayer(ScaleBuffers):
@@ -82,15 +93,8 @@ class QuantizedLayer(ScaleBuffers):
         axis, merged = self._weight_axis, merge_groups(self.weight, self)
         # Integers of fewer bits as 8-bit ones: the weight lies on its grid already, and engines know no other width.
         qmin, qmax = (-128, 127) if self.spec.weight.symmetric else (0, 255)
-        if axis is None:
-            merged = torch.fake_quantize_per_tensor_affine(
-                merged, self.weight_scale, self.weight_zero_point, qmin, qmax
-            )
-        else:
-            merged = torch.fake_quantize_per_channel_affine(
-                merged, self.weight_scale, self.weight_zero_point, axis, qmin, qmax
-            )
-        return split_groups(merged, self)
+        on_grid = fake_quantize(merged, self.weight_scale, self.weight_zero_point, qmin, qmax, axis)
+        return split_groups(on_grid, self)
 
     @property
     def _weight_axis(self) -> int | None:
@@ -114,14 +118,13 @@ class _QuantizedConv(QuantizedLayer):
 
 
 class _QuantizedConvTranspose(QuantizedLayer):
-    _operator = None
-
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         x = self.fake_quantize_input(input)
         geometry = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
         padding = self._output_padding(x, output_size, *geometry)
+        operator = getattr(F, f"conv_transpose{len(self.kernel_size)}d")
         weight = self.graph_weight()
-        return self._operator(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+        return operator(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
 
 
 class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
@@ -139,19 +142,13 @@ class QuantizedConv3d(_QuantizedConv, nn.Conv3d):
 class QuantizedConvTranspose1d(_QuantizedConvTranspose, nn.ConvTranspose1d):
     """Input ``(B, C, L)``; weight ``(C_in, C_out / groups, k)``."""
 
-    _operator = staticmethod(F.conv_transpose1d)
-
 
 class QuantizedConvTranspose2d(_QuantizedConvTranspose, nn.ConvTranspose2d):
     """Input ``(B, C, H, W)``; weight ``(C_in, C_out / groups, k, k)``."""
 
-    _operator = staticmethod(F.conv_transpose2d)
-
 
 class QuantizedConvTranspose3d(_QuantizedConvTranspose, nn.ConvTranspose3d):
     """Input ``(B, C, H, W, D)``; weight ``(C_in, C_out / groups, k, k, k)``."""
-
-    _operator = staticmethod(F.conv_transpose3d)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):

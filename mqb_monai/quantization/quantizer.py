@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -153,26 +153,21 @@ def _quantized_network(network: nn.Module, calibration: Calibration) -> nn.Modul
     add_operation_points(quantized, calibration.operations)
     prove_quantized(quantized, calibration.witnesses)
     quantized.quantization_record = make_record(quantized, calibration, sha256)
+    for warning in _warnings(calibration):
+        warnings.warn(warning, stacklevel=3)
+    return quantized
+
+
+def _warnings(calibration: Calibration) -> Iterator[UserWarning]:
     if no_data := [name for name, reason in calibration.reasons.items() if reason == NO_DATA]:
-        warnings.warn(
-            "these layers saw no calibration data and stay float: " + ", ".join(no_data),
-            NotCalibratedWarning,
-            stacklevel=3,
-        )
+        yield NotCalibratedWarning(f"these layers saw no calibration data and stay float: {', '.join(no_data)}")
     if not calibration.witnesses:
-        warnings.warn(
+        yield NotProvedWarning(
             "the network was not called itself in calibration (but its methods or modules): that each layer quantizes "
-            "its input was not proved",
-            NotProvedWarning,
-            stacklevel=3,
+            "its input was not proved"
         )
     if outside := _float_products(calibration):
-        warnings.warn(
-            "these products are no layer's and stay float: " + ", ".join(map(str, outside)),
-            OutsideLayerWarning,
-            stacklevel=3,
-        )
-    return quantized
+        yield OutsideLayerWarning(f"these products are no layer's and stay float: {', '.join(map(str, outside))}")
 
 
 def _float_products(calibration: Calibration) -> list[Product]:

@@ -7,6 +7,7 @@ depend on ``no_grad``. Their own conditions are made false for one network, not 
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,13 +42,4 @@ def _other_key(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return (), dict(zip(_PARAMETERS, args, strict=False)) | kwargs | {"key": view, "value": view}
 
 
-_PARAMETERS = (
-    "query",
-    "key",
-    "value",
-    "key_padding_mask",
-    "need_weights",
-    "attn_mask",
-    "average_attn_weights",
-    "is_causal",
-)
+_PARAMETERS = tuple(inspect.signature(nn.MultiheadAttention.forward).parameters)[1:]

@@ -129,9 +129,7 @@ def _stored_tensors(qnet: nn.Module, layers: Iterable[Layer]) -> tuple[dict[str,
             continue
         first_names[identity] = key
         value = tensor if layer is None else _integers(layer)
-        tensors[key] = (
-            value.detach().cpu().contiguous().clone()
-        )  # a clone: a view would be saved with its whole storage
+        tensors[key] = value.detach().cpu().contiguous().clone()  # a view would be saved with its whole storage
     return tensors, aliases
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from mqb_monai.backends.engine import CompiledNetwork
-from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import import_onnx, refuse_wrong_size
 from mqb_monai.backends.qdq_lint.graph import cut_layer
 from mqb_monai.backends.tensors import plain_input
@@ -22,23 +21,15 @@ from mqb_monai.errors import InputError
 
 
 class OnnxEngine(CompiledNetwork):
-    """An ONNX file in ONNX Runtime. Copies share the session, and any number of threads may run them.
-
-    Args:
-        session: an ``onnxruntime.InferenceSession`` with one input and one output.
-        record: what was exported.
-    """
-
-    def __init__(self, session: Any, record: EngineRecord) -> None:
-        super().__init__(record)
-        self.session = session
+    """An ``onnxruntime.InferenceSession`` with one input and one output; any number of threads may run it."""
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
-        return torch.from_numpy(output)
+        return _outputs(self.program, x)
 
-    def __deepcopy__(self, memo: dict) -> OnnxEngine:
-        return OnnxEngine(self.session, self.record)
+
+def _outputs(session: Any, x: torch.Tensor) -> torch.Tensor:
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(output)
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> Any:
@@ -79,6 +70,5 @@ def run_layers(
     whole, outputs = onnx_ir.from_proto(model), {}
     for name in layers:
         session = open_session(cut_layer(whole, name).SerializeToString(), threads)
-        (output,) = session.run(None, {session.get_inputs()[0].name: plain_input(inputs[name]).numpy()})
-        outputs[name] = torch.from_numpy(output)
+        outputs[name] = _outputs(session, plain_input(inputs[name]))
     return outputs

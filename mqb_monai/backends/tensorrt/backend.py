@@ -38,18 +38,12 @@ class TensorRTEngine(CompiledNetwork):
     Copies share the program and must not run at the same time.
     """
 
-    def __init__(self, program: nn.Module, record: EngineRecord) -> None:
-        super().__init__(record)
-        self.device = libraries.DEVICE
-        self._program = (program,)  # in a tuple, where torch does not see it: no parameters
+    device = libraries.DEVICE
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             batches = compiled_batches(x, self.record.input_shape[0])
-            return torch.cat([self._program[0](part)[:count] for part, count in batches])
-
-    def __deepcopy__(self, memo: dict) -> TensorRTEngine:
-        return TensorRTEngine(self._program[0], self.record)
+            return torch.cat([self.program(part)[:count] for part, count in batches])
 
 
 def load_engine(path: str | os.PathLike) -> TensorRTEngine:

@@ -82,11 +82,11 @@ def test_describe_engine_is_the_same_in_another_process():
         "import torch; from tests.backends.test_traced_graph import SHAPE, make; "
         "from mqb_monai.backends.engine_record import describe_engine; from mqb_monai.quantization import quantize; "
         "x = torch.arange(216.0).view(SHAPE); net = quantize(make(), 'w8a8_engine', [x]); "
-        "print(describe_engine(net, x, 'onnx', 'fp32', '1').content_sha256)"
+        "print(describe_engine(net, x, 'onnx', 'fp32', engine_version='1').content_sha256)"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     x = torch.arange(216.0).view(SHAPE)
-    here = describe_engine(quantize(make(), "w8a8_engine", [x]), x, "onnx", "fp32", "1").content_sha256
+    here = describe_engine(quantize(make(), "w8a8_engine", [x]), x, "onnx", "fp32", engine_version="1").content_sha256
     assert run.stdout.strip() == here
 
 

@@ -38,7 +38,9 @@ class TensorRTEngine(CompiledNetwork):
     Copies share the program and must not run at the same time.
     """
 
-    device = libraries.DEVICE
+    @property
+    def device(self) -> str:
+        return libraries.DEVICE
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
 from mqb_monai.quantization.calibrate import inference_only, network_device
 from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.modules import changed
 
 REQUIRED_SHARE = 0.999
 _MAX_POSITIONS = 20**3
@@ -164,17 +165,10 @@ def _call(layer: QuantizedLayer, *args: torch.Tensor, **kwargs: Any) -> _Call:
     return _Call(_without_ties(layer, _block(layer, plain_input(x))), padding)
 
 
-@contextmanager
-def _padded_as_called(layers: Mapping[str, nn.Module], captured: Mapping[str, _Call]) -> Iterator[None]:
+def _padded_as_called(layers: Mapping[str, nn.Module], captured: Mapping[str, _Call]) -> AbstractContextManager[None]:
     """Within the block a plain call of a layer pads as the call with ``output_size`` did that was captured."""
-    before = {n: layers[n].output_padding for n, call in captured.items() if call.output_padding is not None}
-    for name in before:
-        layers[name].output_padding = captured[name].output_padding
-    try:
-        yield
-    finally:
-        for name, padding in before.items():
-            layers[name].output_padding = padding
+    padded = {name: call.output_padding for name, call in captured.items() if call.output_padding is not None}
+    return changed((layers[name], "output_padding", padding) for name, padding in padded.items())
 
 
 def _block(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:

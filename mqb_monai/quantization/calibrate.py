@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.layers import Layer, find_layers, layer_error, select_layers
-from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
+from mqb_monai.quantization.modules import QuantizedLayer, changed, layer_kind
 from mqb_monai.quantization.observers import OBSERVERS
 from mqb_monai.quantization.operations.observers import OperationObservers, OperationQparams
 from mqb_monai.quantization.operations.products import Product, count_products
@@ -229,11 +229,6 @@ def network_device(network: nn.Module) -> torch.device:
 @contextmanager
 def inference_only(network: nn.Module) -> Iterator[None]:
     """Within the block ``network`` is in eval mode and no gradient is kept; then each module is in its mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with changed((module, "training", module.training) for module in network.modules()), torch.no_grad():
+        network.eval()
+        yield

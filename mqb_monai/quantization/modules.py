@@ -6,8 +6,9 @@ dequantized weight, so that simulating costs nothing for it; the integers are re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -227,14 +228,19 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 @contextmanager
-def export_mode(network: nn.Module) -> Iterator[nn.Module]:
-    """Within the block every quantized layer of ``network`` shows its weight's quantization to the exporter."""
-    layers = [module for module in network.modules() if isinstance(module, QuantizedLayer)]
-    before = [layer.weight_in_graph for layer in layers]
-    for layer in layers:
-        layer.weight_in_graph = True
+def changed(attributes: Iterable[tuple[nn.Module, str, Any]]) -> Iterator[None]:
+    """Within the block these attributes of modules have these values; then their own again, whatever was raised."""
+    attributes = list(attributes)
+    before = [(module, name, getattr(module, name)) for module, name, _ in attributes]
     try:
-        yield network
+        for module, name, value in attributes:
+            setattr(module, name, value)
+        yield
     finally:
-        for layer, flag in zip(layers, before, strict=True):
-            layer.weight_in_graph = flag
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def export_mode(network: nn.Module) -> AbstractContextManager[None]:
+    """Within the block every quantized layer of ``network`` shows its weight's quantization to the exporter."""
+    return changed((layer, "weight_in_graph", True) for layer in quantized_layers(network).values())

@@ -36,11 +36,7 @@ BACKENDS = {
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of that name.
-
-    Raises:
-        InputError: an unknown name, with the valid ones.
-    """
+    """The backend of that name. Raises InputError: an unknown name, with the valid ones."""
     if name not in BACKENDS:
         raise InputError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
     return import_module(BACKENDS[name]).BACKEND
@@ -56,7 +52,11 @@ def compile_network(
     threads: int | None = None,
     rebuild: bool = False,
 ) -> nn.Module:
-    """Turn a network into an engine of ``backend``, built once and kept in the folder ``path``.
+    """Turn a network into an engine of ``backend``, built once and kept in the folder ``path``. Returns a module
+    without parameters, ``(B, C, ...) -> (B, C_out, ...)`` float32; its ``record`` says what runs as what. Raises
+    InputError: an unknown backend or precision, an engine that is not installed, a scheme that the engine cannot
+    compute, a CPU that computes it wrongly, an engine that disagrees with the simulation, a place that cannot be
+    written.
 
     Args:
         network: a float network, or what :func:`mqb_monai.quantize` or :func:`mqb_monai.load_quantized` returned; it
@@ -70,14 +70,6 @@ def compile_network(
         threads: number of CPU threads; None lets the engine choose (all cores).
         rebuild: build again, and so check the layers on this ``example_input``, even where the engine in ``path`` fits.
             That engine stays until the new one is complete.
-
-    Returns:
-        a module without parameters, ``(B, C, ...) -> (B, C_out, ...)`` float32; its ``record`` says what runs as what.
-
-    Raises:
-        InputError: an unknown backend or precision, an engine that is not installed, a scheme that the engine cannot
-            compute, a CPU that computes it wrongly, an engine that disagrees with the simulation, a place that cannot
-            be written.
     """
     target = get_backend(backend)
     target.require_precision(precision)

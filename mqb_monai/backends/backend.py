@@ -114,14 +114,4 @@ class Backend:
         """What of the record only the engine can tell: ``placement`` and ``float_layers``."""
         return {"float_layers": list(converted.left_float)}
 
-    def compile(
-        self,
-        network: nn.Module,
-        example_input: torch.Tensor,
-        folder: Path,
-        precision: str,
-        threads: int | None,
-        rebuild: bool,
-    ) -> nn.Module:
-        """See :func:`mqb_monai.backends.compile_network`."""
-        return load_or_build(self, network, example_input, folder, precision, threads, rebuild)
+    compile = load_or_build  # with the arguments of compile_network

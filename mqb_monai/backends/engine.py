@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,14 +20,21 @@ class CompiledNetwork(nn.Module):
     cannot be pickled: load it again by :func:`mqb_monai.backends.compile_network`, which finds it on disk.
 
     Args:
+        program: what the engine's own library runs; deep copies share it.
         record: what was compiled.
     """
 
     device = "cpu"  # where :meth:`run` wants its input
 
-    def __init__(self, record: EngineRecord) -> None:
+    def __init__(self, program: Any, record: EngineRecord) -> None:
         super().__init__()
+        self._program = (program,)  # in a tuple, where torch does not see a module: no parameters
         self.record = record
+
+    @property
+    def program(self) -> Any:
+        """What the engine's own library runs."""
+        return self._program[0]
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """The output of a plain float32 input of the compiled shape."""
@@ -41,11 +50,12 @@ class CompiledNetwork(nn.Module):
             )
         return same_metadata(self.run(plain_input(x, self.device)).to(x.device), x)
 
+    def __deepcopy__(self, memo: dict) -> CompiledNetwork:
+        return type(self)(self.program, self.record)
+
     def __reduce__(self):
         raise TypeError("an engine cannot be pickled; call compile_network again, which loads it from its folder")
 
     def extra_repr(self) -> str:
-        record = self.record
-        return (
-            f"{record.backend}, scheme={record.scheme}, precision={record.precision}, input={tuple(record.input_shape)}"
-        )
+        one = self.record
+        return f"{one.backend}, scheme={one.scheme}, precision={one.precision}, input={tuple(one.input_shape)}"

@@ -34,10 +34,8 @@ class EnginePerShape(nn.Module):
         self._open: OrderedDict[tuple[int, ...], nn.Module] = OrderedDict()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the engine of the input's shape.
-
-        Raises:
-            InputError: as many other shapes have engines in the folder as may be; what building it raises.
+        """Run the engine of the input's shape. Raises InputError: as many other shapes have engines in the folder as
+        may be; what building it raises.
         """
         shape = tuple(x.shape[1:])
         if shape not in self._open:

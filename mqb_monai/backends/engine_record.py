@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import nn
 
@@ -55,7 +56,7 @@ class EngineRecord:
     content_sha256: str
     weights_sha256: str
     engine_version: str
-    cpu: str
+    cpu: str = ""
     gpu: str = ""
     format_version: int = FORMAT_VERSION
     placement: dict[str, str] = field(default_factory=dict)
@@ -72,15 +73,13 @@ class EngineRecord:
 
 
 def describe_engine(
-    network: nn.Module,
-    example_input: torch.Tensor,
-    backend: str,
-    precision: str,
-    engine_version: str,
-    cpu: str = "",
-    gpu: str = "",
+    network: nn.Module, example_input: torch.Tensor, backend: str, precision: str, **machine: str
 ) -> EngineRecord:
-    """The record of the engine that is wanted, without what only building it can tell."""
+    """The record of the engine that is wanted, without what only building it can tell.
+
+    Args:
+        machine: ``engine_version``, and ``cpu`` or ``gpu``, as :meth:`~mqb_monai.backends.backend.Backend.identity`.
+    """
     state_sha256 = weights_sha256(network.state_dict())
     quantization = getattr(network, "quantization_record", None)
     # repr() names the modules, which engines name their operations after. Addresses differ in every process.
@@ -93,9 +92,7 @@ def describe_engine(
         input_shape=list(example_input.shape),
         content_sha256=hashlib.sha256(content.encode()).hexdigest(),
         weights_sha256=quantization.weights_sha256 if quantization is not None else state_sha256,
-        engine_version=engine_version,
-        cpu=cpu,
-        gpu=gpu,
+        **machine,
     )
 
 
@@ -116,9 +113,8 @@ def write_record(folder: Path, record: EngineRecord) -> None:
 def read_record(folder: Path) -> EngineRecord | None:
     """The record in ``folder``; None where there is none or a damaged one."""
     try:
-        content = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-        return EngineRecord(**{key: content[key] for key in content if key in {f.name for f in fields(EngineRecord)}})
-    except (OSError, ValueError, TypeError):
+        return msgspec.convert(json.loads((folder / "engine.json").read_text(encoding="utf-8")), EngineRecord)
+    except (OSError, ValueError, msgspec.ValidationError):
         return None
 
 
@@ -128,10 +124,8 @@ def differences(found: EngineRecord, wanted: EngineRecord) -> list[str]:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Refuse to build where anything but an engine lies: building replaces the whole folder.
-
-    Raises:
-        InputError: naming what is there.
+    """Refuse to build where anything but an engine lies: building replaces the whole folder. Raises InputError: naming
+    what is there.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"an engine is a folder, but {folder} is a file; give another path")

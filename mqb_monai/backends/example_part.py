@@ -18,14 +18,12 @@ def central_part(network: nn.Module, example_input: torch.Tensor) -> torch.Tenso
     """The smallest part out of the middle of ``example_input`` that ``network`` takes, of its first sample.
 
     Tried are at most 64 voxels along each axis (a shape that any network with up to six halvings takes), then half of
-    each axis; at last all of it, which is what a network that takes only one shape gets.
+    each axis; at last all of it, which is what a network that takes only one shape gets. Returns ``(1, C, ...)``;
+    ``example_input`` itself where it is small or nothing smaller is possible.
 
     Args:
         network: float or quantized; it is not run, only shapes are computed.
         example_input: ``(B, C, H, W, D)`` or ``(B, C, H, W)`` float32.
-
-    Returns:
-        ``(1, C, ...)``; ``example_input`` itself where it is small or nothing smaller is possible.
     """
     parts = (_crop(example_input, shape) for shape in _shapes(example_input.shape[2:]))
     return next((part for part in parts if runs_on(network, part)), example_input)

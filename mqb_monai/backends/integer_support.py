@@ -20,14 +20,12 @@ def reason_unsupported(what: nn.Module | Scheme, operations: bool) -> str:
     """Why integer kernels cannot compute a network, or any network under a scheme, as it is simulated.
 
     They compute static, per-tensor, symmetric 8-bit activations with symmetric weights of 8 bits (or 7, stored in 8),
-    one scale per tensor or per output channel.
+    one scale per tensor or per output channel. Returns a sentence with the first layer or operation, the reason and
+    what to take; empty where they can.
 
     Args:
         what: a network, float or quantized, or a scheme.
         operations: whether the engine computes quantized operations beside layers.
-
-    Returns:
-        a sentence with the first layer or operation, the reason and what to take; empty where they can.
     """
     return _of_scheme(what, operations) if isinstance(what, Scheme) else _of_network(what, operations)
 

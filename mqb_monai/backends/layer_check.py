@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
 from mqb_monai.quantization.calibrate import inference_only, network_device
 from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.modules import changed
 
 REQUIRED_SHARE = 0.999
 _MAX_POSITIONS = 20**3
@@ -51,15 +52,13 @@ def measure_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
     block of at most 20^3 positions (linear: the first 20^3 tokens). A constant block (an example of zeros) would show
     nothing and is replaced by noise over the calibrated range. Values next to a rounding tie are moved onto the grid:
     up-sampling copies one of them to a whole kernel, and the engine may round it the other way. Floating point is FP32
-    here whatever the engine's precision: what is checked is the integer arithmetic.
+    here whatever the engine's precision: what is checked is the integer arithmetic. Returns one entry per layer; a
+    layer under several names once, layers that do not run left out.
 
     Args:
         qnet: a network whose quantized layers have per-tensor input scales.
         example_input: ``(B, C, H, W, D)`` float32.
         run_layers: the engine.
-
-    Returns:
-        one entry per layer; a layer under several names once, layers that do not run left out.
     """
     captured = _capture_calls(qnet, example_input)
     inputs = {name: call.x for name, call in captured.items()}
@@ -70,14 +69,12 @@ def measure_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
 
 
 def require_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: RunLayers, engine: str) -> dict:
-    """What :func:`measure_layers` found, for the engine's record; {} of a float network.
+    """What :func:`measure_layers` found, for the engine's record; {} of a float network. Raises InputError: as
+    :func:`require_agreement`.
 
     Args:
         qnet, example_input, run_layers: as :func:`measure_layers`.
         engine: its name, for the sentence that refuses it.
-
-    Raises:
-        InputError: as :func:`require_agreement`.
     """
     if not quantized_layers(qnet):
         return {}
@@ -94,10 +91,8 @@ def require_layers(qnet: nn.Module, example_input: torch.Tensor, run_layers: Run
 
 
 def require_agreement(agreements: Sequence[LayerAgreement], engine: str) -> None:
-    """Refuse an engine of which a layer computes something else than its simulation.
-
-    Raises:
-        InputError: naming the worst layer and its share.
+    """Refuse an engine of which a layer computes something else than its simulation. Raises InputError: naming the
+    worst layer and its share.
     """
     worst = worst_layer(agreements)
     if worst is not None and worst.share < REQUIRED_SHARE:
@@ -162,27 +157,18 @@ def _capture_calls(qnet: nn.Module, example_input: torch.Tensor) -> dict[str, _C
 
 
 def _call(layer: QuantizedLayer, *args: torch.Tensor, **kwargs: Any) -> _Call:
-    """``layer(*args, **kwargs)``, whatever the layer's argument is called."""
     given = dict(zip(("input", "output_size"), args, strict=False)) | kwargs
-    x = given.get("input", given.get("x"))
-    size, padding = given.get("output_size"), None
+    x, size, padding = given["input"], given.get("output_size"), None
     if isinstance(layer, TRANSPOSED) and size is not None:
         geometry = (layer.stride, layer.padding, layer.kernel_size, len(layer.kernel_size), layer.dilation)
         padding = tuple(layer._output_padding(x, list(size), *geometry))
     return _Call(_without_ties(layer, _block(layer, plain_input(x))), padding)
 
 
-@contextmanager
-def _padded_as_called(layers: Mapping[str, nn.Module], captured: Mapping[str, _Call]) -> Iterator[None]:
+def _padded_as_called(layers: Mapping[str, nn.Module], captured: Mapping[str, _Call]) -> AbstractContextManager[None]:
     """Within the block a plain call of a layer pads as the call with ``output_size`` did that was captured."""
-    before = {n: layers[n].output_padding for n, call in captured.items() if call.output_padding is not None}
-    for name in before:
-        layers[name].output_padding = captured[name].output_padding
-    try:
-        yield
-    finally:
-        for name, padding in before.items():
-            layers[name].output_padding = padding
+    padded = {name: call.output_padding for name, call in captured.items() if call.output_padding is not None}
+    return changed((layers[name], "output_padding", padding) for name, padding in padded.items())
 
 
 def _block(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:

@@ -27,18 +27,15 @@ def measure_network(
     """Compare an engine's output with the simulation's on one input; a difference beyond the limit is logged.
 
     The last bit of a float sum tips a rounding, which tips others in the next layer: two right computations of one
-    quantized network differ, by how much depends on the network. The yardstick is the simulation itself against
-    a :func:`perturbed` one.
+    quantized network differ, by how much depends on the network. The yardstick is the simulation itself against a
+    :func:`perturbed` one. Returns root mean squares over the output: ``difference`` (engine - simulation),
+    ``sensitivity`` (perturbed simulation - simulation) and ``output`` (simulation); ``input_shape`` that they were
+    measured on. Empty for a float network and for a constant input.
 
     Args:
         network: float, or quantized with any scheme.
         example_input: ``(B, C, H, W, D)`` float32.
         engine: what ``network`` was compiled to.
-
-    Returns:
-        root mean squares over the output: ``difference`` (engine - simulation), ``sensitivity`` (perturbed simulation -
-        simulation) and ``output`` (simulation); ``input_shape`` that they were measured on. Empty for a float network
-        and for a constant input.
     """
     x = plain_input(example_input)
     if not quantized_layers(network) or bool((x == x.flatten()[0]).all()):

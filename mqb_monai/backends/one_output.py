@@ -13,14 +13,11 @@ from mqb_monai.errors import InputError
 
 
 def only_tensor(output: Any, network: nn.Module) -> torch.Tensor:
-    """The one tensor of a network's output.
+    """The one tensor of a network's output. Raises InputError: with their number.
 
     Args:
         output: a tensor, or lists, tuples and dicts that hold one between them (None counts for nothing).
         network: named where there are none or several.
-
-    Raises:
-        InputError: with their number.
     """
     tensors = list(_tensors(output))
     if len(tensors) != 1:

@@ -56,11 +56,8 @@ class QuantizedNetwork(nn.Module):
         return self._networks["float"]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the engine.
-
-        Raises:
-            InputError: nothing was loaded; another shape than ``input_shape``; as
-                :func:`mqb_monai.backends.compile_network`.
+        """Run the engine. Raises InputError: nothing was loaded; another shape than ``input_shape``; as
+        :func:`mqb_monai.backends.compile_network`.
         """
         with self._running:
             if "engine" not in self._networks:

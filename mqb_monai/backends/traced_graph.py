@@ -6,8 +6,11 @@ one. Where a network's control flow depends on the data, it runs on the example.
 
 from __future__ import annotations
 
+import functools
+import gc
 import hashlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,14 +32,12 @@ def graph_sha256(network: nn.Module, example_input: torch.Tensor) -> str:
     """A fingerprint of what ``network`` computes of inputs of this shape, but for the values of its state dict.
 
     It depends on operators, their order and wiring, numbers among their arguments, names of parameters and buffers, and
-    constants that are neither; not on addresses, files, line numbers or the process.
+    constants that are neither; not on addresses, files, line numbers or the process. Returns 64 hexadecimal digits; of
+    a network that fails on such an input, the fingerprint of how far it got.
 
     Args:
         network: float or quantized; stays as it is.
         example_input: ``(B, C, H, W, D)`` or ``(B, C, H, W)``.
-
-    Returns:
-        64 hexadecimal digits; of a network that fails on such an input, the fingerprint of how far it got.
     """
     for fake in (True, False):
         recorder = _Recorder(network)
@@ -64,7 +65,8 @@ def _run(network: nn.Module, x: torch.Tensor, recorder: _Recorder, fake: bool) -
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
     given = plain_input(x).to(network_device(network))
     # In inference mode whatever the caller's: autograd decides which operators are taken apart before they come here.
-    with torch.inference_mode(), inference_only(network), _attributes_kept(network), _quiet(), mode:
+    kept = _attributes_kept(network), _caches_kept(network)
+    with torch.inference_mode(), inference_only(network), kept[0], kept[1], _quiet(), mode:
         given = mode.from_tensor(given) if fake else given
         recorder.digest.update(f"{given.dtype}{tuple(given.shape)}\n".encode())
         recorder.name(given)
@@ -94,10 +96,42 @@ def _attributes_kept(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attributes, buffers in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+            for kept, now in ((attributes, module.__dict__), (buffers, module._buffers)):
+                now.clear()
+                now.update(kept)
+            for value in attributes.values():
+                _forget(value)
+
+
+@contextmanager
+def _caches_kept(network: nn.Module) -> Iterator[None]:
+    """Modules, classes and functions of a network's packages may cache tensors too: for all networks, by shape."""
+    kinds = {kind for module in network.modules() for kind in type(module).__mro__}
+    packages = {kind.__module__.partition(".")[0] for kind in kinds} - {"torch", "builtins"}
+    spaces = [space for name, space in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    spaces += [kind for kind in kinds if kind.__module__.partition(".")[0] in packages]
+    before = [(space, dict(vars(space))) for space in spaces]
+    try:
+        yield
+    finally:
+        for space, values in before:
+            for name, value in list(vars(space).items()):
+                _forget(value)
+                if _without_data(value):
+                    setattr(space, name, values[name]) if name in values else delattr(space, name)
+
+
+def _forget(cache: Any) -> None:
+    """Take what holds tensors without data out of a dict, or a function with ``functools.cache``, in place."""
+    if isinstance(cache, dict):
+        for key in [key for key, value in cache.items() if _without_data(value)]:
+            del cache[key]
+    elif isinstance(cache, functools._lru_cache_wrapper) and any(map(_without_data, gc.get_referents(cache))):
+        cache.cache_clear()
+
+
+def _without_data(value: Any) -> bool:
+    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(value))
 
 
 def _fake_quantized(x: FakeTensor, outputs: int) -> Any:

@@ -16,20 +16,15 @@ def dice(pred: torch.Tensor | np.ndarray, label: torch.Tensor | np.ndarray, num_
 
     The same as ``compute_dice`` of MONAI 1.6.1 (``monai/metrics/meandice.py``, ``include_background=False``) wherever
     the label holds the class, without one-hot volumes. Deviation: a class that only the prediction holds scores 0,
-    where MONAI gives NaN (``ignore_empty=True``), since an organ that is not there must cost. A class in neither
-    is NaN, as in MONAI's default.
+    where MONAI gives NaN (``ignore_empty=True``), since an organ that is not there must cost. A class in neither is
+    NaN, as in MONAI's default. Returns ``(num_classes - 1,)`` float64 on the CPU; entry i belongs to class i + 1. All
+    NaN for maps without voxels or with background only. Raises InputError: for differing shapes, values that are not
+    whole or lie outside 0..num_classes-1, or num_classes < 2.
 
     Args:
         pred: predicted label map, any shape (spatial axes only); integers, or floats that are whole numbers.
         label: reference label map of the same shape.
         num_classes: how many classes there are, background (0) included.
-
-    Returns:
-        ``(num_classes - 1,)`` float64 on the CPU; entry i belongs to class i + 1. All NaN for maps without voxels or
-        with background only.
-
-    Raises:
-        InputError: for differing shapes, values that are not whole or lie outside 0..num_classes-1, or num_classes < 2.
     """
     pred_map, label_map = check_label_maps(pred, label, num_classes)
     overlap, total = _count_voxels(pred_map.ravel(), label_map.ravel(), num_classes)

@@ -15,15 +15,12 @@ _VALUES_SHOWN = 10
 def check_label_maps(
     pred: torch.Tensor | np.ndarray, label: torch.Tensor | np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both maps as arrays of the smallest unsigned type that holds ``num_classes - 1``.
+    """Return both maps as arrays of the smallest unsigned type that holds ``num_classes - 1``. Raises InputError: for
+    other dtypes, fractions, values outside 0..num_classes-1, differing shapes or a num_classes below 2.
 
     Args:
         pred, label: integer label maps of one shape; floats are taken where every value is a whole number.
         num_classes: how many classes there are, background included; at least 2.
-
-    Raises:
-        InputError: for other dtypes, fractions, values outside 0..num_classes-1, differing shapes or a num_classes
-            below 2.
     """
     num_classes = _check_num_classes(num_classes)
     arrays = {"pred": _to_array(pred), "label": _to_array(label)}

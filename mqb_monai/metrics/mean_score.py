@@ -11,16 +11,11 @@ from mqb_monai.errors import InputError
 def mean_score(scores: torch.Tensor | np.ndarray) -> float:
     """Return the mean over cases per class, then over classes, NaN skipped both times.
 
-    A class that few cases hold weighs as much as one that all hold; the plain mean of all entries differs.
+    A class that few cases hold weighs as much as one that all hold; the plain mean of all entries differs. Returns the
+    mean; NaN for an empty table or one of NaN only. Raises InputError: when ``scores`` has not two axes.
 
     Args:
         scores: ``(cases, classes)``, e.g. ``torch.stack([dice(...) for ...])``.
-
-    Returns:
-        The mean; NaN for an empty table or one of NaN only.
-
-    Raises:
-        InputError: when ``scores`` has not two axes.
     """
     table = torch.as_tensor(scores, dtype=torch.float64)
     if table.numel() == 0:

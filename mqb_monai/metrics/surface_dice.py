@@ -33,6 +33,10 @@ def surface_dice(
     Deviations: classes are cut out one by one, instead of one-hot volumes, and scores are float64 (both change no score
     by more than 1e-6); with ``use_subvoxels=True`` an element whose distance is the tolerance up to rounding may count
     differently than in MONAI's own float32 variant. Outside an image is background: an object has a surface there.
+    Returns ``(num_classes - 1,)`` float64 on the CPU; entry i belongs to class i + 1. 0 for a class that only one map
+    holds, NaN for a class in neither, so all NaN for maps without voxels or with background only. Raises InputError:
+    for differing shapes or shapes that are not 2D or 3D, values that are not whole or lie outside 0..num_classes-1,
+    num_classes < 2, spacings or tolerances of a wrong number or size.
 
     Args:
         pred: predicted label map, ``(H, W)`` or ``(H, W, D)``; integers, or floats that are whole numbers.
@@ -41,14 +45,6 @@ def surface_dice(
         spacing_mm: voxel size in mm, one number per axis.
         tolerance_mm: largest distance in mm that still counts: one number, or one per class without the background.
         use_subvoxels: which of the two surfaces.
-
-    Returns:
-        ``(num_classes - 1,)`` float64 on the CPU; entry i belongs to class i + 1. 0 for a class that only one map
-        holds, NaN for a class in neither, so all NaN for maps without voxels or with background only.
-
-    Raises:
-        InputError: for differing shapes or shapes that are not 2D or 3D, values that are not whole or lie outside
-            0..num_classes-1, num_classes < 2, spacings or tolerances of a wrong number or size.
     """
     pred_map, label_map = check_label_maps(pred, label, num_classes)
     spacing = _check_spacing(spacing_mm, pred_map.shape)

@@ -41,16 +41,11 @@ class MedPTQUNet(nn.Module):
         self.outc = _named(conv=nn.Conv3d(features, out_channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute logits. Returns ``(B, out_channels, H, W, D)``; an empty batch comes out empty. Raises InputError:
+        another shape.
 
         Args:
             x: ``(B, in_channels, H, W, D)``, each axis divisible by 16.
-
-        Returns:
-            ``(B, out_channels, H, W, D)``; an empty batch comes out empty.
-
-        Raises:
-            InputError: another shape.
         """
         if not torch.jit.is_tracing():
             self._check_shape(tuple(x.shape))

@@ -17,9 +17,10 @@ class LegacyPatchMerging(PatchMergingV2):
     and shapes of MONAI's own ``"merging"``, so that an old checkpoint loads strictly into both; only the order of
     what is concatenated differs, and with the other class the results are wrong without an error.
 
-    Upstream: ``PatchMerging`` in Project-MONAI/MONAI ``monai/networks/nets/swin_unetr.py`` at a2ec375 (1.1.0), from
-    its documented order. Deviations: 3D only, and an odd grid is refused where upstream pads it (SwinUNETR takes
-    multiples of 32 only, so that its grids are always even).
+    Upstream: ``PatchMerging`` in Project-MONAI/MONAI ``monai/networks/nets/swin_unetr.py`` at a2ec375 (1.1.0), from its
+    documented order. Deviations: 3D only, and an odd grid is refused where upstream pads it (SwinUNETR takes multiples
+    of 32 only, so that its grids are always even). Raises InputError: ``spatial_dims`` other than 3; in ``forward``,
+    tokens that are not 5D or an odd H, W or D.
 
     Args:
         dim: channels C of a token.
@@ -27,9 +28,6 @@ class LegacyPatchMerging(PatchMergingV2):
         spatial_dims: 3.
 
     ``forward`` maps tokens ``(B, H, W, D, C)`` to ``(B, H/2, W/2, D/2, 2 C)``.
-
-    Raises:
-        InputError: ``spatial_dims`` other than 3; in ``forward``, tokens that are not 5D or an odd H, W or D.
     """
 
     def __init__(

@@ -106,18 +106,12 @@ class STUNet(nn.Module):
         self.seg_outputs = nn.ModuleList(nn.Conv3d(channels, out_channels, 1) for channels in above)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Compute logits.
+        """Compute logits. Returns ``(B, out_channels, H, W, D)``; with ``deep_supervision`` a list, one for each stage
+        but the deepest, the highest resolution first. Raises InputError: another shape, an empty batch, or a single
+        voxel left at the deepest stage: neither can be normalized.
 
         Args:
             x: ``(B, in_channels, H, W, D)``, each axis divisible by the product of its strides.
-
-        Returns:
-            ``(B, out_channels, H, W, D)``; with ``deep_supervision`` a list, one for each stage but the deepest, the
-            highest resolution first.
-
-        Raises:
-            InputError: another shape, an empty batch, or a single voxel left at the deepest stage: neither can be
-                normalized.
         """
         if not torch.jit.is_tracing():
             self._check_shape(tuple(x.shape))

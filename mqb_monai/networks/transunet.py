@@ -90,8 +90,9 @@ class TransUNet(nn.Module):
     from its shapes and outputs alone.
 
     Deviations: q, k and v are three Linears where upstream packs them into one ``in_proj_weight``
-    (:func:`split_in_proj` renames a state dict); the window need not be a cube; the widths may be any.
-    Not from upstream, since its checkpoints overwrite it: position embeddings start at normal(0, 0.02).
+    (:func:`split_in_proj` renames a state dict); the window need not be a cube; the widths may be any. Not from
+    upstream, since its checkpoints overwrite it: position embeddings start at normal(0, 0.02). Raises InputError: a
+    window that is not three positive multiples of 16; in ``forward``, an input of another window.
 
     Args:
         in_channels: channels of the image.
@@ -104,9 +105,6 @@ class TransUNet(nn.Module):
         num_layers: transformer blocks.
 
     ``forward`` maps an image ``(B, in_channels, *img_size)`` to logits ``(B, out_channels, *img_size)``.
-
-    Raises:
-        InputError: a window that is not three positive multiples of 16; in ``forward``, an input of another window.
     """
 
     def __init__(
@@ -169,14 +167,12 @@ class TransUNet(nn.Module):
 
 
 def split_in_proj(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename a state dict with packed attention weights to that of :class:`TransUNet`.
+    """Rename a state dict with packed attention weights to that of :class:`TransUNet`. Returns a new dict in the same
+    order, each of them as ``*.q_proj.*``, ``*.k_proj.*`` and ``*.v_proj.*`` (views); everything else as it is. An empty
+    dict for an empty one.
 
     Args:
         state: upstream's; every ``*.in_proj_weight`` is ``(3 * C, C)``, every ``*.in_proj_bias`` ``(3 * C,)``.
-
-    Returns:
-        a new dict in the same order, each of them as ``*.q_proj.*``, ``*.k_proj.*`` and ``*.v_proj.*`` (views);
-        everything else as it is. An empty dict for an empty one.
     """
     split: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():

@@ -79,16 +79,11 @@ def vista3d_indices(names: Iterable[str]) -> list[int | None]:
 
     ``vista3d_classes.json`` holds the names of TotalSegmentator v1 (104) and v2 (117) and its sources. VISTA3D was
     trained on v2, so it has all of v2's and lacks seven of v1's: the face, the pulmonary artery and the five parts of
-    the heart (it has the heart as one).
+    the heart (it has the heart as one). Returns an index for each name, None where VISTA3D has no such class; an empty
+    list for no names. Raises InputError: a name that is not TotalSegmentator's.
 
     Args:
         names: TotalSegmentator's names in the order of the channels, without the background.
-
-    Returns:
-        an index for each name, None where VISTA3D has no such class; an empty list for no names.
-
-    Raises:
-        InputError: a name that is not TotalSegmentator's.
     """
     text = (resources.files("mqb_monai.networks") / "vista3d_classes.json").read_text(encoding="utf-8")
     indices = json.loads(text)["totalsegmentator"]

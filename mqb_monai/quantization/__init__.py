@@ -5,6 +5,7 @@ layers), :mod:`layers` (which), :mod:`calibrate`, :mod:`quantizer` (the main pat
 :mod:`checkpoint` (the result); :mod:`operations` is about what is computed between the layers.
 """
 
+# ruff: noqa: F401
 from mqb_monai.quantization.calibrate import Calibration
 from mqb_monai.quantization.checkpoint.checkpoint import load_quantized, save_quantized
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
@@ -22,32 +23,3 @@ from mqb_monai.quantization.quantizer import (
 )
 from mqb_monai.quantization.record import QuantizationRecord
 from mqb_monai.quantization.scheme import SCHEMES, LayerSpec, QuantSpec, Scheme, get_scheme
-
-__all__ = [
-    "QUANTIZED",
-    "SCHEMES",
-    "Calibration",
-    "Calibrator",
-    "Coverage",
-    "LayerSpec",
-    "NotCalibratedWarning",
-    "NotProvedWarning",
-    "OperationPoint",
-    "OutsideLayerWarning",
-    "QuantSpec",
-    "QuantizationRecord",
-    "QuantizePoint",
-    "QuantizedLayer",
-    "Scheme",
-    "count_coverage",
-    "export_mode",
-    "find_layers",
-    "get_scheme",
-    "load_quantized",
-    "operation_points",
-    "quantize",
-    "quantize_points",
-    "quantized_layers",
-    "save_quantized",
-    "weights_sha256",
-]

@@ -21,13 +21,11 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 def symmetric_qparams(max_abs: torch.Tensor, spec: QuantSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point for signed integers.
+    """Scale and zero point for signed integers. Returns ``(scale, zero_point)``, float32 and int32 in the shape of
+    ``max_abs``; all-zero data gets scale 1.
 
     Args:
         max_abs: the largest magnitude to be represented, any shape, not negative.
-
-    Returns:
-        ``(scale, zero_point)``, float32 and int32 in the shape of ``max_abs``; all-zero data gets scale 1.
     """
     scale = _usable(max_abs.float() / spec.qmax)  # scale = max|x| / (2^(b-1) - 1); arXiv:2106.08295 section 2.2.2
     return scale, torch.zeros_like(scale, dtype=torch.int32)
@@ -39,10 +37,8 @@ def asymmetric_qparams(
     """Scale and zero point for unsigned integers, over a range that is widened to hold 0.
 
     With 0 in the range its integer is exactly ``zero_point``, so that zero padding is represented without error
-    (arXiv:1712.05877 section 2.1).
-
-    Returns:
-        ``(scale, zero_point)``, float32 and int32 in the shape of ``minimum``; all-zero data gets scale 1.
+    (arXiv:1712.05877 section 2.1). Returns ``(scale, zero_point)``, float32 and int32 in the shape of ``minimum``;
+    all-zero data gets scale 1.
     """
     low, high = minimum.float().clamp(max=0), maximum.float().clamp(min=0)
     scale = _usable((high - low) / (spec.qmax - spec.qmin))  # scale = (max - min) / (2^b - 1)
@@ -106,10 +102,8 @@ def fake_quantize(
 def fake_quantize_per_token(x: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
     """``x`` ``(..., C)`` rounded with one scale a token, that is, a row over the last axis: scale ``(..., 1)``.
 
-    Token-wise quantization of ZeroQuant (arXiv:2206.01861) section 4.1. The scale comes from the row itself.
-
-    Returns:
-        a tensor in the shape and dtype of ``x``; an empty one comes back as it is.
+    Token-wise quantization of ZeroQuant (arXiv:2206.01861) section 4.1. The scale comes from the row itself. Returns a
+    tensor in the shape and dtype of ``x``; an empty one comes back as it is.
     """
     if _is_empty(x):
         return x
@@ -120,13 +114,10 @@ def fake_quantize_per_voxel(x: torch.Tensor, spec: QuantSpec, axis: int = 1) -> 
     """``x`` ``(B, C, H, W, D)`` rounded with one scale a voxel, over its channels: scale ``(B, 1, H, W, D)``.
 
     The granularity of the MedQuanBench study's adaptive scheme for 1x1x1 convolutions, where that scale factors out of
-    the integer sum exactly.
+    the integer sum exactly. Returns a tensor in the shape and dtype of ``x``; an empty one comes back as it is.
 
     Args:
         axis: the channel axis; 0 for an input without batch axis ``(C, H, W, D)``.
-
-    Returns:
-        a tensor in the shape and dtype of ``x``; an empty one comes back as it is.
     """
     if _is_empty(x):
         return x

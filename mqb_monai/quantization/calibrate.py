@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.layers import Layer, find_layers, layer_error, select_layers
-from mqb_monai.quantization.modules import QuantizedLayer, layer_kind
+from mqb_monai.quantization.modules import QuantizedLayer, changed, layer_kind
 from mqb_monai.quantization.observers import OBSERVERS
 from mqb_monai.quantization.operations.observers import OperationObservers, OperationQparams
 from mqb_monai.quantization.operations.products import Product, count_products
@@ -141,11 +141,7 @@ class Observers:
             self.witnesses.append(Witness(running.args, running.kwargs, self.calls - running.calls))
 
     def finish(self) -> Calibration:
-        """Remove the observers and say what they saw.
-
-        Raises:
-            InputError: no layer saw any data.
-        """
+        """Remove the observers and say what they saw. Raises InputError: no layer saw any data."""
         self.remove()
         ran = [layer for layer in self.layers if self.calls[layer.name]]
         if not ran:
@@ -154,9 +150,7 @@ class Observers:
         return Calibration(
             scheme=self.scheme,
             specs=specs,
-            qparams={
-                name: self._observers[name].qparams(specs[name].input) for name in specs if name in self._observers
-            },
+            qparams={name: each.qparams(specs[name].input) for name, each in self._observers.items() if name in specs},
             names={layer.name: layer.names for layer in ran},
             reasons=self.reasons | {layer.name: NO_DATA for layer in self.layers if layer.name not in specs},
             products=self._products(),
@@ -187,16 +181,14 @@ class Observers:
 def attach_observers(
     network: nn.Module, scheme: str | Scheme, include: str | Iterable[str] = ("*",), exclude: str | Iterable[str] = ()
 ) -> Observers:
-    """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``.
+    """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``. Raises
+    InputError: an unknown scheme, a network quantized already, a compiled one, no quantizable layer, a pattern that
+    matches nothing, NaN or Inf in a layer's weight (the layer is named).
 
     Args:
         network: the float network.
         scheme: a name or a :class:`Scheme`.
         include, exclude: name patterns, see :func:`~mqb_monai.quantization.layers.select_layers`.
-
-    Raises:
-        InputError: an unknown scheme, a network quantized already, a compiled one, no quantizable layer, a pattern that
-            matches nothing, NaN or Inf in a layer's weight (the layer is named).
     """
     scheme = get_scheme(scheme)
     check_float_network(network)
@@ -210,10 +202,8 @@ def attach_observers(
 
 
 def check_float_network(network: nn.Module) -> None:
-    """Refuse a network that observers cannot see into.
-
-    Raises:
-        InputError: it is quantized already, or compiled, or spread over several devices (what to do is said).
+    """Refuse a network that observers cannot see into. Raises InputError: it is quantized already, or compiled, or
+    spread over several devices (what to do is said).
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise InputError("the network is TorchScript, whose layers cannot be exchanged: quantize the Python network")
@@ -239,11 +229,6 @@ def network_device(network: nn.Module) -> torch.device:
 @contextmanager
 def inference_only(network: nn.Module) -> Iterator[None]:
     """Within the block ``network`` is in eval mode and no gradient is kept; then each module is in its mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with changed((module, "training", module.training) for module in network.modules()), torch.no_grad():
+        network.eval()
+        yield

@@ -102,17 +102,15 @@ def count_coverage(
 ) -> Coverage:
     """Run a float network once in eval mode and count its multiply-adds; it stays as it is.
 
-    Every scheme quantizes every chosen layer, so that none is asked for. Big networks are counted without their
-    weights and in no time after ``network.to("meta")``.
+    Every scheme quantizes every chosen layer, so that none is asked for. Big networks are counted without their weights
+    and in no time after ``network.to("meta")``. Raises InputError: no quantizable layer, a pattern that matches
+    nothing, an input without data for a network with.
 
     Args:
         network: the float network.
         example_input: ``(B, C, H, W, D)`` as the network takes it, moved to its device; on the meta device only the
             shape matters. The counts are of the whole batch.
         include, exclude: name patterns, see :func:`~mqb_monai.quantization.layers.select_layers`.
-
-    Raises:
-        InputError: no quantizable layer, a pattern that matches nothing, an input without data for a network with.
     """
     chosen, _ = select_layers(find_layers(network), include, exclude)
     device = network_device(network)

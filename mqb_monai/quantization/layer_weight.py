@@ -23,10 +23,8 @@ class QuantizedWeight(NamedTuple):
 
 
 def quantize_weight(module: nn.Module, spec: QuantSpec) -> QuantizedWeight:
-    """The weight of a float layer in integers, its range found by the observer of ``spec``.
-
-    Raises:
-        InputError: NaN or Inf in the weight (which layer it is, the caller adds).
+    """The weight of a float layer in integers, its range found by the observer of ``spec``. Raises InputError: NaN or
+    Inf in the weight (which layer it is, the caller adds).
     """
     weight, axis = merge_groups(module.weight.detach(), module), output_axis(module)
     axis = axis if spec.granularity == "per_channel" else None

@@ -79,19 +79,14 @@ def _reason_unsupported(module: nn.Module) -> str | None:
 def select_layers(
     layers: Iterable[Layer], include: str | Iterable[str] = ("*",), exclude: str | Iterable[str] = ()
 ) -> tuple[list[Layer], dict[str, str]]:
-    """Choose layers by name patterns.
+    """Choose layers by name patterns. Returns the chosen layers, and the reason of every other one by its first name.
+    Raises InputError: no quantizable layer at all, or patterns that match no layer (all of them are named).
 
     Args:
         layers: of :func:`find_layers`.
         include: patterns of ``fnmatch`` (``*``, ``?``, ``[...]``; case counts), or one string with commas. A layer is
             meant when any of its names matches any pattern.
         exclude: likewise; wins over ``include``.
-
-    Returns:
-        the chosen layers, and the reason of every other one by its first name.
-
-    Raises:
-        InputError: no quantizable layer at all, or patterns that match no layer (all of them are named).
     """
     layers = list(layers)
     possible = [layer for layer in layers if layer.reason_unsupported is None]

@@ -6,8 +6,9 @@ dequantized weight, so that simulating costs nothing for it; the integers are re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,8 +29,19 @@ from mqb_monai.quantization.layer_weight import (
     quantize_weight,
     split_groups,
 )
-from mqb_monai.quantization.scale_buffers import ScaleBuffers
 from mqb_monai.quantization.scheme import LayerSpec
+
+
+class ScaleBuffers:
+    """For modules with buffers that have ``scale`` in their names: rounded by ``.half()`` they were another grid."""
+
+    def _apply(self, fn, recurse=True):
+        scales = {name: value for name, value in self._buffers.items() if "scale" in name and value is not None}
+        super()._apply(fn, recurse)
+        for name, scale in scales.items():
+            if self._buffers[name].dtype != scale.dtype:
+                self._buffers[name] = scale.to(self._buffers[name].device)
+        return self
 
 
 class QuantizedLayer(ScaleBuffers):
@@ -82,15 +94,8 @@ class QuantizedLayer(ScaleBuffers):
         axis, merged = self._weight_axis, merge_groups(self.weight, self)
         # Integers of fewer bits as 8-bit ones: the weight lies on its grid already, and engines know no other width.
         qmin, qmax = (-128, 127) if self.spec.weight.symmetric else (0, 255)
-        if axis is None:
-            merged = torch.fake_quantize_per_tensor_affine(
-                merged, self.weight_scale, self.weight_zero_point, qmin, qmax
-            )
-        else:
-            merged = torch.fake_quantize_per_channel_affine(
-                merged, self.weight_scale, self.weight_zero_point, axis, qmin, qmax
-            )
-        return split_groups(merged, self)
+        on_grid = fake_quantize(merged, self.weight_scale, self.weight_zero_point, qmin, qmax, axis)
+        return split_groups(on_grid, self)
 
     @property
     def _weight_axis(self) -> int | None:
@@ -114,14 +119,13 @@ class _QuantizedConv(QuantizedLayer):
 
 
 class _QuantizedConvTranspose(QuantizedLayer):
-    _operator = None
-
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         x = self.fake_quantize_input(input)
         geometry = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
         padding = self._output_padding(x, output_size, *geometry)
+        operator = getattr(F, f"conv_transpose{len(self.kernel_size)}d")
         weight = self.graph_weight()
-        return self._operator(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+        return operator(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
 
 
 class QuantizedConv1d(_QuantizedConv, nn.Conv1d):
@@ -139,19 +143,13 @@ class QuantizedConv3d(_QuantizedConv, nn.Conv3d):
 class QuantizedConvTranspose1d(_QuantizedConvTranspose, nn.ConvTranspose1d):
     """Input ``(B, C, L)``; weight ``(C_in, C_out / groups, k)``."""
 
-    _operator = staticmethod(F.conv_transpose1d)
-
 
 class QuantizedConvTranspose2d(_QuantizedConvTranspose, nn.ConvTranspose2d):
     """Input ``(B, C, H, W)``; weight ``(C_in, C_out / groups, k, k)``."""
 
-    _operator = staticmethod(F.conv_transpose2d)
-
 
 class QuantizedConvTranspose3d(_QuantizedConvTranspose, nn.ConvTranspose3d):
     """Input ``(B, C, H, W, D)``; weight ``(C_in, C_out / groups, k, k, k)``."""
-
-    _operator = staticmethod(F.conv_transpose3d)
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
@@ -230,14 +228,19 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 @contextmanager
-def export_mode(network: nn.Module) -> Iterator[nn.Module]:
-    """Within the block every quantized layer of ``network`` shows its weight's quantization to the exporter."""
-    layers = [module for module in network.modules() if isinstance(module, QuantizedLayer)]
-    before = [layer.weight_in_graph for layer in layers]
-    for layer in layers:
-        layer.weight_in_graph = True
+def changed(attributes: Iterable[tuple[nn.Module, str, Any]]) -> Iterator[None]:
+    """Within the block these attributes of modules have these values; then their own again, whatever was raised."""
+    attributes = list(attributes)
+    before = [(module, name, getattr(module, name)) for module, name, _ in attributes]
     try:
-        yield network
+        for module, name, value in attributes:
+            setattr(module, name, value)
+        yield
     finally:
-        for layer, flag in zip(layers, before, strict=True):
-            layer.weight_in_graph = flag
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def export_mode(network: nn.Module) -> AbstractContextManager[None]:
+    """Within the block every quantized layer of ``network`` shows its weight's quantization to the exporter."""
+    return changed((layer, "weight_in_graph", True) for layer in quantized_layers(network).values())

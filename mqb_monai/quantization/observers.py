@@ -27,10 +27,8 @@ class MinMaxObserver:
 
     @torch.no_grad()
     def update(self, x: torch.Tensor) -> None:
-        """See one tensor, any shape with :attr:`axis` in it; an empty one changes nothing.
-
-        Raises:
-            InputError: NaN or Inf in ``x`` (which layer it is, the caller adds).
+        """See one tensor, any shape with :attr:`axis` in it; an empty one changes nothing. Raises InputError: NaN or
+        Inf in ``x`` (which layer it is, the caller adds).
         """
         if x.numel() == 0:
             return
@@ -44,11 +42,7 @@ class MinMaxObserver:
         self.maximum = high.clone() if self.maximum is None else torch.maximum(self.maximum, high)
 
     def qparams(self, spec: QuantSpec) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(scale, zero_point)``, each ``()`` or ``(C,)``.
-
-        Raises:
-            InputError: nothing was seen yet.
-        """
+        """``(scale, zero_point)``, each ``()`` or ``(C,)``. Raises InputError: nothing was seen yet."""
         if self.minimum is None:
             raise InputError("no calibration data: the observer has seen nothing")
         return range_qparams(*self.range(spec), spec)

@@ -30,14 +30,12 @@ class Witness:
 
 
 def prove_quantized(quantized: nn.Module, witnesses: Iterable[Witness]) -> None:
-    """Repeat the calls of the float network in eval and inference mode, and count what each layer quantizes.
+    """Repeat the calls of the float network in eval and inference mode, and count what each layer quantizes. Raises
+    InputError: layers that quantized fewer inputs than the float network's layer got (they are named).
 
     Args:
         quantized: the quantized network; stays as it is.
         witnesses: of its float network; none proves nothing.
-
-    Raises:
-        InputError: layers that quantized fewer inputs than the float network's layer got (they are named).
     """
     # A copy, as a network may keep what it computed (a mask, positions), and inference tensors are of no use to
     # autograd; weights are not copied.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -52,7 +52,8 @@ class Calibrator:
             ...  # run the network in eval mode: by a sliding-window inferer, by an Ignite engine
             quantized = calibrator.finish()
 
-    Where no block can hold the run, :meth:`start` and :meth:`stop` do what entering and leaving it do.
+    Where no block can hold the run, :meth:`start` and :meth:`stop` do what entering and leaving it do. Raises
+    InputError: an unknown scheme.
 
     Args:
         network: the float network; neither its weights nor its hooks and modes are changed.
@@ -61,9 +62,6 @@ class Calibrator:
 
     Attributes:
         calibration: what was found, after :meth:`finish`.
-
-    Raises:
-        InputError: an unknown scheme.
     """
 
     def __init__(
@@ -79,19 +77,14 @@ class Calibrator:
         self._observers: Observers | None = None
 
     def start(self) -> None:
-        """Set the observers before the chosen layers.
-
-        Raises:
-            InputError: a network quantized already, no quantizable layer, a pattern that matches nothing, NaN or Inf in
-                a layer's weight (the layer is named).
+        """Set the observers before the chosen layers. Raises InputError: a network quantized already, no quantizable
+        layer, a pattern that matches nothing, NaN or Inf in a layer's weight (the layer is named).
         """
         self._observers = attach_observers(self.network, self.scheme, self.include, self.exclude)
 
     def observe(self, batch: torch.Tensor) -> None:
-        """Run the network in eval mode on one ``batch`` ``(B, C, H, W, D)``, moved to its device.
-
-        Raises:
-            InputError: something other than a tensor, NaN or Inf in what a layer gets (the layer is named).
+        """Run the network in eval mode on one ``batch`` ``(B, C, H, W, D)``, moved to its device. Raises InputError:
+        something other than a tensor, NaN or Inf in what a layer gets (the layer is named).
         """
         if not isinstance(batch, torch.Tensor):
             raise InputError(f"batches must yield tensors (B, C, H, W, D), got {type(batch).__name__}")
@@ -99,10 +92,8 @@ class Calibrator:
             self.network(batch.to(network_device(self.network)))
 
     def finish(self) -> nn.Module:
-        """Remove the observers and return the quantized network, a new one, with its record.
-
-        Raises:
-            InputError: no layer saw any data.
+        """Remove the observers and return the quantized network, a new one, with its record. Raises InputError: no
+        layer saw any data.
         """
         self.calibration = self._observers.finish()
         return _quantized_network(self.network, self.calibration)
@@ -127,7 +118,13 @@ def quantize(
     include: str | Iterable[str] = ("*",),
     exclude: str | Iterable[str] = (),
 ) -> nn.Module:
-    """Quantize a network after training: calibrate on ``batches``, round the weights, return a new network.
+    """Quantize a network after training: calibrate on ``batches``, round the weights, return a new network. Returns a
+    deep copy whose layers are quantized, in the mode of ``network``, with a :class:`QuantizationRecord` as its
+    ``quantization_record``. Layers that saw no data stay float and are named in a :class:`NotCalibratedWarning`; so do
+    convolutions and linear products outside of layers, and under a scheme with ``operations`` products of two
+    activations that were not found (those of ``nn.MultiheadAttention``), in an :class:`OutsideLayerWarning`. Raises
+    InputError: an unknown scheme, no quantizable layer, a pattern that matches nothing, no calibration data, NaN or Inf
+    in a layer's weight or input (the layer is named).
 
     Args:
         network: the float network; neither its weights nor its hooks and modes are changed.
@@ -136,16 +133,6 @@ def quantize(
             test split.
         include, exclude: patterns (``fnmatch``) of layer names to quantize and to leave float; those of operations
             (``vit.blocks.0.attn:matmul_0``) are chosen by the same patterns.
-
-    Returns:
-        a deep copy whose layers are quantized, in the mode of ``network``, with a :class:`QuantizationRecord` as its
-        ``quantization_record``. Layers that saw no data stay float and are named in a :class:`NotCalibratedWarning`;
-        so do convolutions and linear products outside of layers, and under a scheme with ``operations`` products of two
-        activations that were not found (those of ``nn.MultiheadAttention``), in an :class:`OutsideLayerWarning`.
-
-    Raises:
-        InputError: an unknown scheme, no quantizable layer, a pattern that matches nothing, no calibration data, NaN or
-            Inf in a layer's weight or input (the layer is named).
     """
     if isinstance(batches, torch.Tensor):  # iterating would drop the batch axis, and run all the same
         raise InputError("batches must be an iterable of tensors (B, C, H, W, D), got one tensor; put it in a list")
@@ -166,26 +153,21 @@ def _quantized_network(network: nn.Module, calibration: Calibration) -> nn.Modul
     add_operation_points(quantized, calibration.operations)
     prove_quantized(quantized, calibration.witnesses)
     quantized.quantization_record = make_record(quantized, calibration, sha256)
+    for warning in _warnings(calibration):
+        warnings.warn(warning, stacklevel=3)
+    return quantized
+
+
+def _warnings(calibration: Calibration) -> Iterator[UserWarning]:
     if no_data := [name for name, reason in calibration.reasons.items() if reason == NO_DATA]:
-        warnings.warn(
-            "these layers saw no calibration data and stay float: " + ", ".join(no_data),
-            NotCalibratedWarning,
-            stacklevel=3,
-        )
+        yield NotCalibratedWarning(f"these layers saw no calibration data and stay float: {', '.join(no_data)}")
     if not calibration.witnesses:
-        warnings.warn(
+        yield NotProvedWarning(
             "the network was not called itself in calibration (but its methods or modules): that each layer quantizes "
-            "its input was not proved",
-            NotProvedWarning,
-            stacklevel=3,
+            "its input was not proved"
         )
     if outside := _float_products(calibration):
-        warnings.warn(
-            "these products are no layer's and stay float: " + ", ".join(map(str, outside)),
-            OutsideLayerWarning,
-            stacklevel=3,
-        )
-    return quantized
+        yield OutsideLayerWarning(f"these products are no layer's and stay float: {', '.join(map(str, outside))}")
 
 
 def _float_products(calibration: Calibration) -> list[Product]:

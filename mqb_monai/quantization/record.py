@@ -81,10 +81,7 @@ def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> 
 def _layer_record(layer: QuantizedLayer, names: tuple[str, ...]) -> dict:
     def tensor(spec, scale, zero_point):
         ends = {"scale": scale, "zero_point": zero_point}
-        ranges = {
-            key: None if value is None else [value.min().item(), value.max().item()] for key, value in ends.items()
-        }
-        return asdict(spec) | ranges
+        return asdict(spec) | {n: None if v is None else [v.min().item(), v.max().item()] for n, v in ends.items()}
 
     return {
         "type": parent_type(layer).__name__,

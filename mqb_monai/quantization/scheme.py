@@ -19,27 +19,16 @@ class QuantSpec:
 
     The granularity says what shares one scale:
 
-    ===========  =======================================  ==========================================
-    granularity  scale of a tensor                        known
-    ===========  =======================================  ==========================================
-    per_tensor   ``()``, the whole tensor                 from calibration
-    per_channel  activation ``(B, C, H, W, D)``: ``(C,)``  from calibration; weights: from the weight
-                 weight ``(C_out, C_in, k, k, k)``:
-                 ``(C_out,)``
-    per_token    ``(B, N, C)``: ``(B, N, 1)``, one a row  dynamic: from the very tensor, every call
-                 over the last axis
-    per_voxel    ``(B, C, H, W, D)``: ``(B, 1, H, W, D)``  dynamic
-    ===========  =======================================  ==========================================
+    - ``per_tensor``: the whole tensor, ``()``; from calibration
+    - ``per_channel``: an input ``(B, C, H, W, D)``: ``(C,)``, from calibration; a weight ``(C_out, ...)``: ``(C_out,)``
+    - ``per_token``: ``(B, N, C)``: ``(B, N, 1)``, a row over the last axis; dynamic: from the very tensor, every call
+    - ``per_voxel``: ``(B, C, H, W, D)``: ``(B, 1, H, W, D)``; dynamic
 
     Args:
         num_bits: 2 to 8.
-        granularity: one of the table's.
+        granularity: one of these.
         symmetric: signed integers around zero point 0, or unsigned ones with a zero point.
-        observer: how calibration turns data into a range: ``minmax``, ``percentile`` or ``mse``
-            (nothing to a dynamic granularity).
-
-    Raises:
-        InputError: naming the valid choices.
+        observer: how calibration turns data into a range: ``minmax``, ``percentile`` or ``mse``; dynamic: unused.
     """
 
     num_bits: int
@@ -84,9 +73,20 @@ class LayerSpec:
         return f"w{self.weight.num_bits}a{self.input.num_bits}"
 
 
+_POSSIBLE = {
+    "conv_input": ("per_tensor", "per_channel", "per_voxel"),
+    "pointwise_input": ("per_tensor", "per_channel", "per_voxel"),
+    "linear_input": ("per_tensor", "per_channel", "per_token"),
+    "conv_weight": ("per_tensor", "per_channel"),
+    "linear_weight": ("per_tensor", "per_channel"),
+    "operations": ("per_tensor",),
+}
+
+
 @dataclass(frozen=True)
 class Scheme:
-    """Which :class:`QuantSpec` each kind of layer gets.
+    """Which :class:`QuantSpec` each kind of layer gets. Raises InputError: a granularity that such a tensor cannot
+    have.
 
     Args:
         name: as the user types it and as files are named.
@@ -97,9 +97,6 @@ class Scheme:
         linear_weight: their weight ``(C_out, C_in)``.
         operations: operands of residual additions, of concatenations and of products of two activations
             (:mod:`~mqb_monai.quantization.operations.observers` says which); None leaves them float.
-
-    Raises:
-        InputError: a granularity that such a tensor cannot have.
     """
 
     name: str
@@ -111,20 +108,11 @@ class Scheme:
     operations: QuantSpec | None = None
 
     def __post_init__(self):
-        self._allow("conv_input", "per_tensor", "per_channel", "per_voxel")
-        self._allow("pointwise_input", "per_tensor", "per_channel", "per_voxel")
-        self._allow("linear_input", "per_tensor", "per_channel", "per_token")
-        self._allow("conv_weight", "per_tensor", "per_channel")
-        self._allow("linear_weight", "per_tensor", "per_channel")
-        if self.operations is not None:
-            self._allow("operations", "per_tensor")
-
-    def _allow(self, field: str, *granularities: str) -> None:
-        granularity = getattr(self, field).granularity
-        if granularity not in granularities:
-            raise InputError(
-                f"scheme {self.name!r}: {field} must be one of {', '.join(granularities)}, got {granularity!r}"
-            )
+        for field, granularities in _POSSIBLE.items():
+            spec = getattr(self, field)
+            if spec is not None and spec.granularity not in granularities:
+                choices = ", ".join(granularities)
+                raise InputError(f"scheme {self.name!r}: {field} must be one of {choices}, got {spec.granularity!r}")
 
     def layer_spec(self, kind: str) -> LayerSpec:
         """The specs of one kind of layer: ``conv``, ``pointwise`` (a 1x1x1 convolution) or ``linear``."""
@@ -134,58 +122,36 @@ class Scheme:
         return LayerSpec(input=getattr(self, f"{kind}_input"), weight=weight)
 
 
-def _study(
-    name: str,
-    num_bits: int,
-    conv: str,
-    pointwise: str,
-    linear: str,
-    weight: str,
-    symmetric: bool = True,
-    operations: QuantSpec | None = None,
-    weight_bits: int | None = None,
-) -> Scheme:
+def _study(name: str, bits: int, conv: str, pointwise: str, linear: str, weight: str, **other) -> Scheme:
     """One row of the table: granularities; weights are symmetric in all of them and have the same bits by default."""
-    weight_spec = QuantSpec(weight_bits or num_bits, weight)
-    return Scheme(
-        name=name,
-        conv_input=QuantSpec(num_bits, conv, symmetric),
-        conv_weight=weight_spec,
-        pointwise_input=QuantSpec(num_bits, pointwise, symmetric),
-        linear_input=QuantSpec(num_bits, linear, symmetric),
-        linear_weight=weight_spec,
-        operations=operations,
-    )
+    weights = QuantSpec(other.get("weight_bits", bits), weight)
+    inputs = [QuantSpec(bits, granularity, other.get("symmetric", True)) for granularity in (conv, pointwise, linear)]
+    return Scheme(name, inputs[0], weights, inputs[1], inputs[2], weights, other.get("operations"))
 
 
 # The first six are those of the MedQuanBench study; the others are what integer kernels compute. CPUs without VNNI add
 # two 8-bit products in 16 bits, where 255 * 127 * 2 does not fit but 255 * 63 * 2 does: for them w7a8_engine.
 # fmt: off
-SCHEMES = {
-    #                                             bits conv input     1x1x1 input    linear input  weight
-    "w8a8_per_tensor": _study("w8a8_per_tensor",   8, "per_tensor",  "per_tensor",  "per_tensor", "per_tensor"),
-    "w8a8_per_channel": _study("w8a8_per_channel", 8, "per_channel", "per_channel", "per_token",  "per_channel"),
-    "w8a8_adaptive": _study("w8a8_adaptive",       8, "per_channel", "per_voxel",   "per_token",  "per_channel"),
-    "w4a4_per_tensor": _study("w4a4_per_tensor",   4, "per_tensor",  "per_tensor",  "per_tensor", "per_tensor"),
-    "w4a4_per_channel": _study("w4a4_per_channel", 4, "per_channel", "per_channel", "per_token",  "per_channel"),
-    "w4a4_adaptive": _study("w4a4_adaptive",       4, "per_channel", "per_voxel",   "per_token",  "per_channel"),
-    "w8a8_engine": _study("w8a8_engine",           8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel"),
-    "w7a8_engine": _study("w7a8_engine",           8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
-                          weight_bits=7),
-    "w4a4_engine": _study("w4a4_engine",           4, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
-                          symmetric=False),
-    "w8a8_tensorrt": _study("w8a8_tensorrt",       8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
-                            operations=QuantSpec(8, "per_tensor")),
-}
+SCHEMES = {scheme.name: scheme for scheme in (
+    #                       bits conv input     1x1x1 input    linear input  weight
+    _study("w8a8_per_tensor",  8, "per_tensor",  "per_tensor",  "per_tensor", "per_tensor"),
+    _study("w8a8_per_channel", 8, "per_channel", "per_channel", "per_token",  "per_channel"),
+    _study("w8a8_adaptive",    8, "per_channel", "per_voxel",   "per_token",  "per_channel"),
+    _study("w4a4_per_tensor",  4, "per_tensor",  "per_tensor",  "per_tensor", "per_tensor"),
+    _study("w4a4_per_channel", 4, "per_channel", "per_channel", "per_token",  "per_channel"),
+    _study("w4a4_adaptive",    4, "per_channel", "per_voxel",   "per_token",  "per_channel"),
+    _study("w8a8_engine",      8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel"),
+    _study("w7a8_engine",      8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", weight_bits=7),
+    _study("w4a4_engine",      4, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", symmetric=False),
+    _study("w8a8_tensorrt",    8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
+           operations=QuantSpec(8, "per_tensor")),
+)}
 # fmt: on
 
 
 def get_scheme(scheme: str | Scheme) -> Scheme:
-    """The :class:`Scheme` of a name; a :class:`Scheme` of one's own comes back as it is.
-
-    Raises:
-        InputError: an unknown name, with the valid ones listed; ``fp32`` and ``bf16``, which evaluation knows but which
-            quantize nothing.
+    """The :class:`Scheme` of a name; a :class:`Scheme` of one's own comes back as it is. Raises InputError: an unknown
+    name, with the valid ones listed; ``fp32`` and ``bf16``, which evaluation knows but which quantize nothing.
     """
     if isinstance(scheme, Scheme):
         return scheme

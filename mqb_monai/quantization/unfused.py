@@ -7,6 +7,7 @@ depend on ``no_grad``. Their own conditions are made false for one network, not 
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,10 +16,8 @@ from torch import nn
 
 
 def unfuse_attention(network: nn.Module) -> ExitStack:
-    """Make every transformer layer of ``network`` call its layers one by one, in place.
-
-    Returns:
-        a context that undoes it when it is left or closed; dropped, the network stays as it is now.
+    """Make every transformer layer of ``network`` call its layers one by one, in place. Returns a context that undoes
+    it when it is left or closed; dropped, the network stays as it is now.
     """
     undo = ExitStack()
     for module in network.modules():
@@ -43,13 +42,4 @@ def _other_key(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     return (), dict(zip(_PARAMETERS, args, strict=False)) | kwargs | {"key": view, "value": view}
 
 
-_PARAMETERS = (
-    "query",
-    "key",
-    "value",
-    "key_padding_mask",
-    "need_weights",
-    "attn_mask",
-    "average_attn_weights",
-    "is_causal",
-)
+_PARAMETERS = tuple(inspect.signature(nn.MultiheadAttention.forward).parameters)[1:]

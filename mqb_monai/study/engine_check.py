@@ -20,7 +20,7 @@ from torch import nn
 from mqb_monai.backends import compile_network
 from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import read_model
-from mqb_monai.backends.qdq_lint.graph import QdqGraph, points_of
+from mqb_monai.backends.qdq_lint.graph import points_of, read_graph
 from mqb_monai.backends.qdq_lint.lint import ERROR, Finding, lint_model
 from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, matching_bundles
 from mqb_monai.bundle.metadata import read_metadata
@@ -183,7 +183,7 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _compared(result: dict[str, Any], record: EngineRecord, model: Any) -> EngineCheck:
-    exported = frozenset(points_of(QdqGraph(model)))
+    exported = frozenset(points_of(read_graph(model)))
     findings = tuple(lint_model(model))
     missing = sorted(result["simulated"] ^ exported)
     failures = [f"points of one side only: {', '.join(missing[:5])}"] if missing else []

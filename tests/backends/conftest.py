@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,22 @@ def engine_schemes(engine_scheme) -> dict[str, Scheme]:
         "per_channel": channel,
         "per_tensor": replace(channel, name="mine", conv_weight=tensor, linear_weight=tensor),
     }
+
+
+@pytest.fixture
+def absent_package(monkeypatch):
+    """A function that makes one package (the last one that it was called with) fail to import."""
+    real = builtins.__import__
+
+    def hide(package: str) -> None:
+        def absent(name, *arguments, **options):
+            if name.split(".")[0] == package:
+                raise ImportError(f"No module named {package!r}")
+            return real(name, *arguments, **options)
+
+        monkeypatch.setattr(builtins, "__import__", absent)
+
+    return hide
 
 
 @pytest.fixture(autouse=True)

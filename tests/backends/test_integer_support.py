@@ -15,6 +15,21 @@ def refuses(backend, what, words):
     return all(reason.find(word) >= 0 for word in words.split("|"))
 
 
+def test_schemes_that_are_no_integer_sum_are_refused_before_the_machine_is_asked(network, x, tmp_path):
+    reasons = {
+        "w8a8_per_channel": "per_channel activations: a scale per input channel does not factor out",
+        "w8a8_adaptive": "per_channel activations",
+        "w4a4_per_tensor": "4-bit activations",
+        "w4a4_engine": "4-bit activations",
+    }
+    for scheme, reason in reasons.items():
+        qnet = quantize(network, scheme, [x])
+        for backend in ("openvino", "onnx", "tensorrt"):
+            with pytest.raises(InputError, match=f"'{scheme}' cannot run.*'first.0' has {reason}.*'w8a8_engine'"):
+                compile_network(qnet, backend, x, tmp_path / "engine")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("granularity", ["per_voxel", "per_token"])
 def test_dynamic_scales(granularity):
     dynamic = granularity == "per_token"

@@ -98,7 +98,7 @@ def test_quantized_network_survives_deepcopy_at_every_stage(make, state, x, expe
     compiled = copy.deepcopy(built)
     for module in (built, loaded, compiled):
         assert torch.equal(module(x), expected)
-    assert compiled._networks["engine"].compiled is built._networks["engine"].compiled  # compiled once
+    assert compiled._networks["engine"].program is built._networks["engine"].program  # compiled once
 
 
 def test_quantized_network_runs_in_two_threads(make, state, qnet, x, tmp_path):

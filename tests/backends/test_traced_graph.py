@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -81,11 +82,11 @@ def test_describe_engine_is_the_same_in_another_process():
         "import torch; from tests.backends.test_traced_graph import SHAPE, make; "
         "from mqb_monai.backends.engine_record import describe_engine; from mqb_monai.quantization import quantize; "
         "x = torch.arange(216.0).view(SHAPE); net = quantize(make(), 'w8a8_engine', [x]); "
-        "print(describe_engine(net, x, 'onnx', 'fp32', '1').content_sha256)"
+        "print(describe_engine(net, x, 'onnx', 'fp32', engine_version='1').content_sha256)"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     x = torch.arange(216.0).view(SHAPE)
-    here = describe_engine(quantize(make(), "w8a8_engine", [x]), x, "onnx", "fp32", "1").content_sha256
+    here = describe_engine(quantize(make(), "w8a8_engine", [x]), x, "onnx", "fp32", engine_version="1").content_sha256
     assert run.stdout.strip() == here
 
 
@@ -104,6 +105,38 @@ def test_graph_sha256_runs_the_example_where_the_data_decide_and_leaves_the_netw
     assert two.seen is None
     assert not runs_on(two, torch.ones(SHAPE))
     assert runs_on(make(), torch.ones(SHAPE)) and not runs_on(make(), torch.ones(1, 2, 6, 6, 6))
+
+
+CACHE: dict[int, tuple[torch.Tensor]] = {}
+
+
+@functools.lru_cache
+def cached_mask(length: int) -> tuple[torch.Tensor, int]:
+    return torch.full((length,), 2.0), length
+
+
+class Caching(nn.Module):
+    """Tensors kept in a function's cache, a dict of the module's, a dict of the network's, a class attribute."""
+
+    of_class: torch.Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: dict[int, torch.Tensor] = {}
+
+    def forward(self, x):
+        length = x.shape[-1]
+        if Caching.of_class is None:
+            Caching.of_class = torch.full((length,), 3.0)
+        mask = CACHE.setdefault(length, (torch.full((length,), 5.0),))[0] * cached_mask(length)[0]
+        return x * mask * Caching.of_class * self.own.setdefault(length, torch.full((length,), 7.0))
+
+
+def test_graph_sha256_leaves_no_tensor_without_data_in_a_cache():
+    graph_sha256(Caching(), torch.ones(SHAPE))
+    network = Caching()
+    assert runs_on(network, torch.ones(SHAPE))
+    assert torch.equal(network(torch.ones(SHAPE)), torch.full(SHAPE, 210.0))  # by hand: 2 * 3 * 5 * 7
 
 
 def test_an_edited_forward_is_built_again(tmp_path, engine_scheme):

@@ -130,7 +130,11 @@ def test_pack_refuses_what_would_not_run_where_it_is_unpacked_and_writes_nothing
     """A file outside the bundle: found here, absent elsewhere."""
     outside = tmp_path / "steps.json"
     outside.write_text("1")
-    step = {"_target_": "ScaleIntensityd", "keys": "image", "minv": "$float(__import__('pathlib').Path('../steps.json').read_text())"}
+    step = {
+        "_target_": "ScaleIntensityd",
+        "keys": "image",
+        "minv": "$float(__import__('pathlib').Path('../steps.json').read_text())",
+    }
     steps = [{"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}, step]
     root, _, scheme = quantized({"preprocessing": {"_target_": "Compose", "transforms": steps}})
     with pytest.raises(

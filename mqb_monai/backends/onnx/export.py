@@ -24,17 +24,13 @@ INPUT, OUTPUT = "image", "logits"
 
 
 def export_model(network: nn.Module, example_input: torch.Tensor) -> Any:
-    """Export a float or quantized network with a dynamic batch axis.
+    """Export a float or quantized network with a dynamic batch axis. Returns an ``onnx_ir.Model`` with the input
+    ``image``, the output ``logits`` and nodes named after the layers. Raises InputError: a network that torch cannot
+    export, or that has not exactly one output.
 
     Args:
         network: stays as it is.
         example_input: ``(B, C, H, W, D)`` or ``(B, C, H, W)``; its spatial shape is the model's.
-
-    Returns:
-        an ``onnx_ir.Model`` with the input ``image``, the output ``logits`` and nodes named after the layers.
-
-    Raises:
-        InputError: a network that torch cannot export, or that has not exactly one output.
     """
     import_onnx()
     # torch.export takes an axis of length 1 for a constant.

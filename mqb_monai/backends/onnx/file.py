@@ -16,10 +16,8 @@ _ROOM = 2**26  # for the nodes: the largest graph here has a few MB
 
 
 def import_onnx() -> Any:
-    """The ``onnx`` package, once all that an export needs is known to be there.
-
-    Raises:
-        InputError: naming what is missing and what to install.
+    """The ``onnx`` package, once all that an export needs is known to be there. Raises InputError: naming what is
+    missing and what to install.
     """
     try:
         import onnx
@@ -40,10 +38,8 @@ def writer_version() -> str:
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Write an ``onnx_ir.Model``; its weights go to ``<path>.data`` where one file cannot hold them.
-
-    Raises:
-        InputError: what was written breaks ONNX's own rules (``onnx.checker``).
+    """Write an ``onnx_ir.Model``; its weights go to ``<path>.data`` where one file cannot hold them. Raises InputError:
+    what was written breaks ONNX's own rules (``onnx.checker``).
     """
     onnx = import_onnx()
     import onnx_ir
@@ -58,11 +54,8 @@ def save_model(model: Any, path: Path) -> None:
 
 
 def read_model(path: str | os.PathLike) -> Any:
-    """The ``onnx.ModelProto`` of a file, its external data included.
-
-    Raises:
-        InputError: no such file; one over 2 GB, an empty or a damaged one; another kind of file; external data that is
-            missing.
+    """The ``onnx.ModelProto`` of a file, its external data included. Raises InputError: no such file; one over 2 GB, an
+    empty or a damaged one; another kind of file; external data that is missing.
     """
     onnx = import_onnx()
     from google.protobuf.message import DecodeError
@@ -80,10 +73,8 @@ def read_model(path: str | os.PathLike) -> Any:
 
 
 def refuse_wrong_size(path: str | os.PathLike) -> None:
-    """Refuse what cannot be an ONNX file before anything reads it.
-
-    Raises:
-        InputError: no such file, an empty one, or one of more than :data:`MAX_BYTES`.
+    """Refuse what cannot be an ONNX file before anything reads it. Raises InputError: no such file, an empty one, or
+    one of more than :data:`MAX_BYTES`.
     """
     if not Path(path).is_file():
         raise InputError(f"no ONNX file at {path}: give the path of a model.onnx.")

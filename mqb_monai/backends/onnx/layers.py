@@ -31,12 +31,10 @@ POINT = "point"
 @contextmanager
 def onnx_operators(network: nn.Module) -> Iterator[None]:
     """Within the block the quantized layers and operations of ``network`` can be exported to ONNX, and do not compute.
+    Raises InputError: a grouped transposed convolution with a scale per output channel, naming the layer.
 
     Args:
         network: its quantized layers have per-tensor input scales; a float network stays as it is.
-
-    Raises:
-        InputError: a grouped transposed convolution with a scale per output channel, naming the layer.
     """
     layers, points = quantized_layers(network), operation_points(network)
     for name, layer in layers.items():
@@ -115,6 +113,6 @@ def _weight(name: str, layer: QuantizedLayer) -> torch.Tensor:
     return _dequantized(f"{name}.weight", layer.int8_weight, layer.weight_scale, zero_point, axis)
 
 
-def _linear(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
-    product = torch.matmul(layer.fake_quantize_input(x), layer.graph_weight())
+def _linear(layer: QuantizedLayer, input: torch.Tensor) -> torch.Tensor:  # torch's name: linear(input=x)
+    product = torch.matmul(layer.fake_quantize_input(input), layer.graph_weight())
     return product if layer.bias is None else product + layer.bias

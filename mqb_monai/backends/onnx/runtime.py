@@ -14,38 +14,27 @@ import torch
 from torch import nn
 
 from mqb_monai.backends.engine import CompiledNetwork
-from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import import_onnx, refuse_wrong_size
-from mqb_monai.backends.qdq_lint.graph import QdqGraph, cut_layers
+from mqb_monai.backends.qdq_lint.graph import cut_layer
 from mqb_monai.backends.tensors import plain_input
 from mqb_monai.errors import InputError
 
 
 class OnnxEngine(CompiledNetwork):
-    """An ONNX file in ONNX Runtime. Copies share the session, and any number of threads may run them.
-
-    Args:
-        session: an ``onnxruntime.InferenceSession`` with one input and one output.
-        record: what was exported.
-    """
-
-    def __init__(self, session: Any, record: EngineRecord) -> None:
-        super().__init__(record)
-        self.session = session
+    """An ``onnxruntime.InferenceSession`` with one input and one output; any number of threads may run it."""
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        (output,) = self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
-        return torch.from_numpy(output)
+        return _outputs(self.program, x)
 
-    def __deepcopy__(self, memo: dict) -> OnnxEngine:
-        return OnnxEngine(self.session, self.record)
+
+def _outputs(session: Any, x: torch.Tensor) -> torch.Tensor:
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(output)
 
 
 def open_session(model: Path | bytes, threads: int | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU for a file or a serialized model.
-
-    Raises:
-        InputError: no such file, one over 2 GB, or one that ONNX Runtime cannot run.
+    """An ``onnxruntime.InferenceSession`` on the CPU for a file or a serialized model. Raises InputError: no such file,
+    one over 2 GB, or one that ONNX Runtime cannot run.
     """
     import_onnx()
     import onnxruntime
@@ -67,23 +56,19 @@ def open_session(model: Path | bytes, threads: int | None = None) -> Any:
 def run_layers(
     model: Any, layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor], threads: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Run quantized layers as they are in a model, each cut out and fed its own input.
+    """Run quantized layers as they are in a model, each cut out and fed its own input. Returns the layers' outputs, by
+    name. Raises InputError: a layer that is not in the model.
 
     Args:
         model: the ``onnx.ModelProto``, its nodes named by :func:`~mqb_monai.backends.onnx.names.name_nodes`.
         layers: by name; of one that the network calls several times, its first call.
         inputs: float tensors as the layers take them, by the same names.
         threads: None for all cores.
-
-    Returns:
-        the layers' outputs, by name.
-
-    Raises:
-        InputError: a layer that is not in the model.
     """
-    if not layers:
-        return {}
-    session = open_session(cut_layers(QdqGraph(model), list(layers)).SerializeToString(), threads)
-    names = [f"{name}.output" for name in layers]
-    outputs = session.run(names, {f"{name}.input": plain_input(inputs[name]).numpy() for name in layers})
-    return {name: torch.from_numpy(output) for name, output in zip(layers, outputs, strict=True)}
+    import onnx_ir
+
+    whole, outputs = onnx_ir.from_proto(model), {}
+    for name in layers:
+        session = open_session(cut_layer(whole, name).SerializeToString(), threads)
+        outputs[name] = _outputs(session, plain_input(inputs[name]))
+    return outputs

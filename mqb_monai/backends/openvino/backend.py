@@ -11,15 +11,37 @@ import torch
 from torch import nn
 
 from mqb_monai.backends.backend import Backend, Converted
+from mqb_monai.backends.engine import CompiledNetwork
 from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.openvino import conversion
-from mqb_monai.backends.openvino.engine import OpenVINOEngine
 from mqb_monai.backends.openvino.exact_weights import refuse_saturation
 from mqb_monai.backends.openvino.placement import float_layers, read_placement
+from mqb_monai.backends.tensors import compiled_batches
 from mqb_monai.errors import InputError
 
 logger = logging.getLogger(__name__)
 FILE = "model.xml"
+
+
+class OpenVINOEngine(CompiledNetwork):
+    """An ``openvino.CompiledModel`` with one input and one output, run one compiled batch at a time.
+
+    A deep copy has its own request: two copies may run in two threads, one copy must not.
+    """
+
+    def __init__(self, program: Any, record: EngineRecord) -> None:
+        super().__init__(program, record)
+        self.output_shape = tuple(program.output(0).shape)
+        self._request = program.create_infer_request()
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        result = torch.empty((x.shape[0], *self.output_shape[1:]))
+        start = 0
+        for part, count in compiled_batches(x, self.record.input_shape[0]):
+            outputs = self._request.infer([part.numpy()], share_inputs=True, share_outputs=True)
+            result[start : start + count] = torch.from_numpy(outputs[0][:count])
+            start += count
+        return result
 
 
 class OpenVINOBackend(Backend):
@@ -75,7 +97,7 @@ class OpenVINOBackend(Backend):
         return conversion.run_layers(layers, inputs)
 
     def placement(self, engine: OpenVINOEngine, network: nn.Module, converted: Converted) -> dict[str, Any]:
-        placement = read_placement(engine.compiled, network)
+        placement = read_placement(engine.program, network)
         left_float = float_layers(placement, network)
         if left_float:
             logger.warning("these quantized layers do not run as integers on this CPU: %s", ", ".join(left_float))

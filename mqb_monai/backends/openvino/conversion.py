@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -23,17 +24,14 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization import export_mode, quantized_layers
 from mqb_monai.quantization.calibrate import inference_only
 from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.modules import changed
 from mqb_monai.records.precisions import PRECISIONS
 
 _TINY_BIAS = 1e-30  # added to a float32 sum it is lost, but OpenVINO does not remove it as it does a zero
 
 
 def import_openvino() -> ModuleType:
-    """The ``openvino`` package.
-
-    Raises:
-        InputError: naming what to install.
-    """
+    """The ``openvino`` package. Raises InputError: naming what to install."""
     try:
         with _without_telemetry():
             import openvino
@@ -45,18 +43,13 @@ def import_openvino() -> ModuleType:
 
 
 def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any:
-    """Convert a network for inputs of exactly these shapes.
+    """Convert a network for inputs of exactly these shapes. Returns an ``openvino.Model`` with static shapes; the
+    weights of quantized layers are 8-bit constants in it, and every layer's operation is named after the layer. Raises
+    InputError: where the network cannot be traced or converted.
 
     Args:
         network: float or quantized; its modes are restored. One on another device is copied to the CPU.
         example_inputs: one float tensor per argument of ``forward``.
-
-    Returns:
-        an ``openvino.Model`` with static shapes; the weights of quantized layers are 8-bit constants in it, and every
-        layer's operation is named after the layer.
-
-    Raises:
-        InputError: where the network cannot be traced or converted.
     """
     openvino = import_openvino()
     inputs = tuple(plain_input(x) for x in example_inputs)
@@ -74,10 +67,8 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
 
 
 def compile_model(model: Any, precision: str = "fp32", threads: int | None = None) -> Any:
-    """Compile an ``openvino.Model`` for this CPU, the precision of its float part stated.
-
-    Raises:
-        InputError: BF16 on a CPU without it.
+    """Compile an ``openvino.Model`` for this CPU, the precision of its float part stated. Raises InputError: BF16 on a
+    CPU without it.
     """
     if precision == "bf16" and "BF16" not in cpu_capabilities():
         raise InputError(f"this CPU ({cpu_name()}) does not compute in BF16; take precision fp32")
@@ -129,21 +120,12 @@ def _weights_in_graph(network: nn.Module) -> Iterator[None]:
     """
     grouped = [layer for layer in quantized_layers(network).values() if getattr(layer, "groups", 1) > 1]
     doubled = [x for x in grouped if isinstance(x, nn.Conv3d) and x.spec.weight.num_bits == 7]
-    scales = [layer.weight_scale for layer in doubled]
-    with export_mode(network):
-        for layer in grouped:
-            layer.weight_in_graph = not isinstance(layer, TRANSPOSED)
-        for layer in doubled:
-            layer.weight_scale = layer.weight_scale / 2
-        try:
-            yield
-        finally:
-            for layer, scale in zip(doubled, scales, strict=True):
-                layer.weight_scale = scale
+    plain = [(layer, "weight_in_graph", False) for layer in grouped if isinstance(layer, TRANSPOSED)]
+    with export_mode(network), changed([*plain, *((x, "weight_scale", x.weight_scale / 2) for x in doubled)]):
+        yield
 
 
-@contextmanager
-def _biases_in_graph(network: nn.Module) -> Iterator[None]:
+def _biases_in_graph(network: nn.Module) -> AbstractContextManager[None]:
     """A bias that changes nothing for every quantized layer that has none, or one of zeros.
 
     OpenVINO 2026.4 keeps a layer's output in integers past what follows directly (activation, pooling) and through a
@@ -152,15 +134,10 @@ def _biases_in_graph(network: nn.Module) -> Iterator[None]:
     passed.
     """
     layers = quantized_layers(network).values()
-    before = {layer: layer.bias for layer in layers if layer.bias is None or not layer.bias.any()}
-    for layer in before:
-        features = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-        layer.bias = nn.Parameter(torch.full((features,), _TINY_BIAS))
-    try:
-        yield
-    finally:
-        for layer, bias in before.items():
-            layer.bias = bias
+    without = [layer for layer in layers if layer.bias is None or not layer.bias.any()]
+    features = [layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in without]
+    tiny = [nn.Parameter(torch.full((count,), _TINY_BIAS)) for count in features]
+    return changed((layer, "bias", bias) for layer, bias in zip(without, tiny, strict=True))
 
 
 @contextmanager
@@ -173,18 +150,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _without_telemetry() -> Iterator[None]:
+def _without_telemetry() -> AbstractContextManager[Any]:
     """Keep OpenVINO from reporting to Intel over Google Analytics when it is imported and when it converts.
 
     It does so unless opted out, on machines where patient data lies too. Under ``CI`` it does not.
     """
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
+    return patch.dict(os.environ, CI="true")

@@ -16,10 +16,8 @@ _EXACT_SCHEMES = {8: "w8a8_engine", 7: "w7a8_engine"}
 
 
 def refuse_saturation(qnet: nn.Module) -> None:
-    """Refuse a network, float or quantized, whose quantized weights have more bits than this CPU computes right.
-
-    Raises:
-        InputError: naming the scheme to take.
+    """Refuse a network, float or quantized, whose quantized weights have more bits than this CPU computes right. Raises
+    InputError: naming the scheme to take.
     """
     layers = quantized_layers(qnet)
     if not layers:

@@ -23,18 +23,16 @@ _ORIGIN = re.compile(
 
 
 def read_placement(compiled: Any, network: nn.Module) -> dict[str, str]:
-    """The precision in which every convolution and linear layer of ``network`` runs.
+    """The precision in which every convolution and linear layer of ``network`` runs. Returns layer name (the first one
+    of a layer with several) to ``i8``, ``u8``, ``f32``, ``bf16``: the type of the layer's input, or of the kernel's
+    numbers where that is a float kernel. A layer that runs several times in different precisions has all of them
+    (``f32,u8``). ``constant``: its input does not depend on the network's, and its output was computed when compiling.
+    Layers that never run are left out.
 
     Args:
         compiled: an ``openvino.CompiledModel`` of ``network``, of
             :func:`~mqb_monai.backends.openvino.conversion.compile_model`.
         network: float or quantized.
-
-    Returns:
-        layer name (the first one of a layer with several) to ``i8``, ``u8``, ``f32``, ``bf16``: the type of the
-        layer's input, or of the kernel's numbers where that is a float kernel. A layer that runs several times in
-        different precisions has all of them (``f32,u8``). ``constant``: its input does not depend on the network's, and
-        its output was computed when compiling. Layers that never run are left out.
     """
     first = {name: layer.name for layer in find_layers(network) for name in layer.names}
     running: dict[str, set[str]] = {}

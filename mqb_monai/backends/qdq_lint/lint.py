@@ -12,13 +12,13 @@ from typing import Any
 
 from mqb_monai.backends.qdq_lint import layer_rules as layers
 from mqb_monai.backends.qdq_lint import tensor_rules as tensors
-from mqb_monai.backends.qdq_lint.graph import QdqGraph
+from mqb_monai.backends.qdq_lint.graph import read_graph
 
 ERROR, HINT = "error", "hint"
 
 # Name -> severity and check. An error keeps TensorRT from building the engine or from running a layer in INT8; a hint
 # is what NVIDIA recommends.
-RULES: dict[str, tuple[str, Callable[[QdqGraph], Iterator[tuple[str, str]]]]] = {
+RULES: dict[str, tuple[str, Callable[[Any], Iterator[tuple[str, str]]]]] = {
     "opset": (ERROR, tensors.opset),
     "integer-operator": (ERROR, tensors.integer_operator),
     "integer-type": (ERROR, tensors.integer_type),
@@ -64,7 +64,7 @@ def lint_model(model: Any) -> list[Finding]:
 
     Only the main graph is read, not the bodies of ``If`` and ``Loop``.
     """
-    graph = QdqGraph(model)
+    graph = read_graph(model)
     return [
         Finding(severity, name, node, message)
         for name, (severity, check) in RULES.items()

@@ -38,26 +38,20 @@ class TensorRTEngine(CompiledNetwork):
     Copies share the program and must not run at the same time.
     """
 
-    def __init__(self, program: nn.Module, record: EngineRecord) -> None:
-        super().__init__(record)
-        self.device = libraries.DEVICE
-        self._program = (program,)  # in a tuple, where torch does not see it: no parameters
+    @property
+    def device(self) -> str:
+        return libraries.DEVICE
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             batches = compiled_batches(x, self.record.input_shape[0])
-            return torch.cat([self._program[0](part)[:count] for part, count in batches])
-
-    def __deepcopy__(self, memo: dict) -> TensorRTEngine:
-        return TensorRTEngine(self._program[0], self.record)
+            return torch.cat([self.program(part)[:count] for part, count in batches])
 
 
 def load_engine(path: str | os.PathLike) -> TensorRTEngine:
-    """The engine in a folder by itself, without the network that it was made of.
-
-    Raises:
-        InputError: no engine there, a damaged one, or one that was built for another GPU or by another version: without
-            its network it cannot be built again.
+    """The engine in a folder by itself, without the network that it was made of. Raises InputError: no engine there, a
+    damaged one, or one that was built for another GPU or by another version: without its network it cannot be built
+    again.
     """
     libraries.import_torch_tensorrt()
     folder = Path(path)

@@ -59,16 +59,14 @@ def export_program(
     Low precision is the network's own dtype, not torch-tensorrt's ``enable_autocast``: that would round ``amax`` too,
     or put casts between the DQ layers and the convolutions, which keeps TensorRT from fusing them. The integers of the
     weights stay the same: float16 and bfloat16 are finer than half a step of 127 (a channel whose weights are all below
-    8e-6 apart: float16 has no such numbers).
+    8e-6 apart: float16 has no such numbers). Raises InputError: the network cannot be exported, or returns anything but
+    tensors.
 
     Args:
         network: float or quantized with per-tensor activations; stays as it is.
         example_inputs: one float32 tensor ``(B, C, H, W, D)`` or ``(B, C, H, W)`` per argument of ``forward``.
         precision: a key of :data:`~mqb_monai.records.precisions.PRECISIONS`, for everything but the INT8 layers.
         device: where the program's constants lie; torch-tensorrt compiles a program on ``cuda``.
-
-    Raises:
-        InputError: the network cannot be exported, or returns anything but tensors.
     """
     simulation, left_float = place_layers(network)
     dtype = getattr(torch, PRECISIONS[precision].dtype)

@@ -43,11 +43,12 @@ class _EmitsShuffle(_EmitsOperator):
     is where the converter takes the scales of a weight.
     """
 
-    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        x = self.fake_quantize_input(input)
         axes = len(self.kernel_size)
         convolution = F.conv3d if axes == 3 else F.conv2d
         weight = quantize_to_int8(self.pointwise_weight, self.weight_amax)
-        y = convolution(self.fake_quantize_input(x), weight, self.pointwise_bias)
+        y = convolution(x, weight, self.pointwise_bias)
         y = y.reshape(x.shape[0], self.out_channels, *self.kernel_size, *x.shape[2:])  # 8 axes, TensorRT's most
         order = [axis for pair in zip(range(2 + axes, 2 + 2 * axes), range(2, 2 + axes), strict=True) for axis in pair]
         sizes = [size * kernel for size, kernel in zip(x.shape[2:], self.kernel_size, strict=True)]
@@ -132,13 +133,11 @@ def _is_block_upsampling(layer: nn.Module) -> bool:
 
 
 def place_layers(qnet: nn.Module) -> tuple[nn.Module, dict[str, str]]:
-    """The simulation of what TensorRT runs, and why it leaves which layers float.
+    """The simulation of what TensorRT runs, and why it leaves which layers float. Returns a copy on the CPU in which
+    such a layer is a float layer with the (rounded) weight; layer name to reason.
 
     Args:
         qnet: a quantized network; stays as it is.
-
-    Returns:
-        a copy on the CPU in which such a layer is a float layer with the (rounded) weight; layer name to reason.
     """
     placed = copy.deepcopy(qnet).cpu()
     left_float = {name: reason for name, each in quantized_layers(placed).items() if (reason := reason_float(each))}

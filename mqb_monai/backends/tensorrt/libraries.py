@@ -31,10 +31,8 @@ SAVE_OPTIONS = {"output_format": "exported_program", "retrace": True, "pickle_pr
 
 
 def import_torch_tensorrt() -> ModuleType:
-    """The ``torch_tensorrt`` package, ModelOpt imported before it: only then it converts the quantize operator.
-
-    Raises:
-        InputError: one sentence with all that is missing, what to install and from where.
+    """The ``torch_tensorrt`` package, ModelOpt imported before it: only then it converts the quantize operator. Raises
+    InputError: one sentence with all that is missing, what to install and from where.
     """
     missing = missing_parts()
     if not missing:
@@ -67,10 +65,8 @@ def gpu_name() -> str:
 def compile_program(program: torch.export.ExportedProgram, precision: str, path: Path | None = None) -> nn.Module:
     """Compile an exported program, save it at ``path`` where that is given, and return what runs.
 
-    FP32 is FP32: TensorRT would round the factors of products to 10 bits (TF32) unless told otherwise.
-
-    Raises:
-        InputError: TensorRT cannot build it, or leaves a quantize operator to torch.
+    FP32 is FP32: TensorRT would round the factors of products to 10 bits (TF32) unless told otherwise. Raises
+    InputError: TensorRT cannot build it, or leaves a quantize operator to torch.
     """
     torch_tensorrt = import_torch_tensorrt()
     inputs = example_inputs(program)
@@ -99,9 +95,7 @@ def example_inputs(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
 
 def refuse_quantizing_in_torch(compiled: nn.Module) -> None:
     """Refuse a compiled module in which a quantize operator is not in an engine: it would run in torch, as float.
-
-    Raises:
-        InputError: with the number of them.
+    Raises InputError: with the number of them.
     """
     graphs = [module.graph for module in compiled.modules() if isinstance(module, torch.fx.GraphModule)]
     left = sum(count_operators(graph) for graph in graphs)
@@ -114,11 +108,7 @@ def refuse_quantizing_in_torch(compiled: nn.Module) -> None:
 
 
 def load_program(path: Path) -> nn.Module:
-    """What :func:`compile_program` saved, ready to run.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """What :func:`compile_program` saved, ready to run. Raises InputError: the file is missing or damaged."""
     try:
         return import_torch_tensorrt().load(str(path)).module()
     except Exception as error:  # torch's and torch-tensorrt's readers raise whatever a damaged file leads them to

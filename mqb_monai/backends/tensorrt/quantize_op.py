@@ -54,9 +54,7 @@ def quantize_operator() -> torch._ops.OpOverload:
         torch.library.register_fake("tensorrt::quantize_op", lambda x, *_: torch.empty_like(x))
         _LIBRARY.impl("quantize_op", _quantize, "CUDA")
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Warning only once for all operators", UserWarning
-        )  # that a kernel is replaced
+        warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)  # a kernel is replaced
         _LIBRARY.impl("quantize_op", _quantize, "CPU", allow_override=True)
     return torch.ops.tensorrt.quantize_op.default
 

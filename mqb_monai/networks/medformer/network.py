@@ -22,7 +22,8 @@ class MedFormer(nn.Module):
     Benchmark", arXiv:2203.00131. Source: yhygao/CBIM-Medical-Image-Segmentation at 7c26979,
     ``model/dim3/medformer.py``, whose state-dict keys it keeps. Deviations: InstanceNorm, ReLU, basic blocks and
     depthwise projections are fixed and there is no dropout, as in the published configuration (the defaults here); the
-    auxiliary output comes in training mode only.
+    auxiliary output comes in training mode only. Raises InputError: in ``forward``, an image of other channels or of a
+    size not allowed.
 
     Args:
         in_channels: channels of the image.
@@ -44,9 +45,6 @@ class MedFormer(nn.Module):
     Shapes: ``(B, in_channels, H, W, D)`` to ``(B, out_channels, H, W, D)``; in training mode with
     ``auxiliary_outputs`` to a list of two such tensors, the main one first. Each spatial axis must be a multiple of the
     product of its strides, with more than one voxel left at the lowest resolution.
-
-    Raises:
-        InputError: in ``forward``, an image of other channels or of a size not allowed.
     """
 
     def __init__(

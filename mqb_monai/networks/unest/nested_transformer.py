@@ -139,10 +139,8 @@ class NestTransformer(nn.Module):
         self.apply(_initialize)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Encode ``(B, in_channels, H, W, D)``.
-
-        Returns:
-            the last level after the final norm, and the hidden states before it: patch embedding, then each level.
+        """Encode ``(B, in_channels, H, W, D)``. Returns the last level after the final norm, and the hidden states
+        before it: patch embedding, then each level.
         """
         hidden = [self.patch_embed(x)]
         for level in self.levels:

@@ -23,6 +23,7 @@ class UNesT(nn.Module):
     unest_base_patch_4.py at dfae206. The defaults have its state-dict keys and its outputs. Deviations: ``img_size``
     and ``in_channels`` count (upstream takes 96 and 1 whatever it is told); any even ``patch_size`` works, not only 4;
     ``embed_dim[2]`` need not be ``32 * feature_size``; below the last level, an odd side of a block is not halved.
+    Raises InputError: an ``img_size`` that the blocks do not divide, naming which they do.
 
     Args:
         in_channels: channels of the image.
@@ -35,9 +36,6 @@ class UNesT(nn.Module):
         num_heads: attention heads of the three levels; each divides its ``embed_dim``.
         feature_size: the decoder has 2, 4, 8 and 16 times as many channels, from full resolution down.
         drop_path_rate: stochastic depth in training, of the last layer; it rises linearly from 0 at the first.
-
-    Raises:
-        InputError: an ``img_size`` that the blocks do not divide, naming which they do.
     """
 
     def __init__(
@@ -73,10 +71,8 @@ class UNesT(nn.Module):
         self.out = UnetOutBlock(3, full, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Segment ``(B, in_channels, *img_size)`` into logits ``(B, out_channels, *img_size)``.
-
-        Raises:
-            InputError: an input of another size.
+        """Segment ``(B, in_channels, *img_size)`` into logits ``(B, out_channels, *img_size)``. Raises InputError: an
+        input of another size.
         """
         if tuple(x.shape[1:]) != (self.in_channels, *self.img_size):
             expected = ", ".join(str(size) for size in (self.in_channels, *self.img_size))

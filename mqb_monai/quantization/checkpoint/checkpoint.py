@@ -33,14 +33,12 @@ _BUFFERS = ("input_scale", "input_zero_point", "weight_scale", "weight_zero_poin
 
 def save_quantized(qnet: nn.Module, path: str | os.PathLike) -> None:
     """Write a quantized network to ``path`` and its record to ``<stem>.json`` beside it: both complete, or neither.
+    Raises InputError: a float network, another suffix, a weight that is no longer on its grid, a place that cannot be
+    written.
 
     Args:
         qnet: of :func:`~mqb_monai.quantization.quantizer.quantize` or :func:`load_quantized`.
         path: ends in ``.pt`` or ``.safetensors``; missing folders are made.
-
-    Raises:
-        InputError: a float network, another suffix, a weight that is no longer on its grid, a place that cannot be
-            written.
     """
     record = getattr(qnet, "quantization_record", None)
     layers = [layer for layer in find_layers(qnet) if isinstance(layer.module, QuantizedLayer)]
@@ -61,17 +59,15 @@ def save_quantized(qnet: nn.Module, path: str | os.PathLike) -> None:
 
 
 def load_quantized(network: nn.Module, path: str | os.PathLike, check_weights: bool = True) -> nn.Module:
-    """The quantized network of a checkpoint, bit-equal to the saved one; no data is needed.
+    """The quantized network of a checkpoint, bit-equal to the saved one; no data is needed. Raises InputError: no such
+    file, a damaged one, one that is not a quantized checkpoint, other weights, another architecture (its layers are
+    named).
 
     Args:
         network: the float network of the same architecture; stays as it is, a deep copy comes back on its device.
         path: of :func:`save_quantized`.
         check_weights: refuse where ``network`` holds other weights than the checkpoint was made of. ``False`` for
             deployment without the float weights: those of ``network`` are not used either way.
-
-    Raises:
-        InputError: no such file, a damaged one, one that is not a quantized checkpoint, other weights, another
-            architecture (its layers are named).
     """
     return restore_quantized(network, read_checkpoint(path), path, check_weights)
 
@@ -79,15 +75,13 @@ def load_quantized(network: nn.Module, path: str | os.PathLike, check_weights: b
 def restore_quantized(
     network: nn.Module, payload: dict, source: str | os.PathLike, check_weights: bool = True
 ) -> nn.Module:
-    """:func:`load_quantized` for a payload in memory.
+    """:func:`load_quantized` for a payload in memory. Raises InputError: other weights, another architecture (its
+    layers are named).
 
     Args:
         network, check_weights: as :func:`load_quantized`.
         payload: what :mod:`~mqb_monai.quantization.checkpoint.file` read.
         source: where it came from, for the error.
-
-    Raises:
-        InputError: other weights, another architecture (its layers are named).
     """
     state = payload["tensors"] | {alias: payload["tensors"].get(name) for alias, name in payload["aliases"].items()}
     operations = payload.get("operations", {})
@@ -135,9 +129,7 @@ def _stored_tensors(qnet: nn.Module, layers: Iterable[Layer]) -> tuple[dict[str,
             continue
         first_names[identity] = key
         value = tensor if layer is None else _integers(layer)
-        tensors[key] = (
-            value.detach().cpu().contiguous().clone()
-        )  # a clone: a view would be saved with its whole storage
+        tensors[key] = value.detach().cpu().contiguous().clone()  # a view would be saved with its whole storage
     return tensors, aliases
 
 

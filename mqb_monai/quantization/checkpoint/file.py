@@ -35,9 +35,7 @@ _KEYS = ("layers", "record", "tensors", "aliases")
 
 def write_checkpoint(path: str | os.PathLike, payload: dict) -> None:
     """Write ``payload`` (``layers, record, tensors, aliases``) and ``<stem>.json`` beside it: both complete or neither.
-
-    Raises:
-        InputError: another suffix than ``.pt`` or ``.safetensors``; a place that cannot be written.
+    Raises InputError: another suffix than ``.pt`` or ``.safetensors``; a place that cannot be written.
     """
     path = _checked_suffix(path)
     # Through JSON: a str subclass in the record (torch's version is one) is an object, which no loader would take.
@@ -49,10 +47,8 @@ def write_checkpoint(path: str | os.PathLike, payload: dict) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
-    """The payload of a checkpoint, its tensors on the CPU.
-
-    Raises:
-        InputError: no such file, a damaged one, or one of another format or version.
+    """The payload of a checkpoint, its tensors on the CPU. Raises InputError: no such file, a damaged one, or one of
+    another format or version.
     """
     path = _checked_suffix(path)
     if not path.is_file():
@@ -68,14 +64,12 @@ def state_of_payload(payload: dict) -> dict[str, torch.Tensor]:
 
 
 def payload_of_state(state: Mapping[str, torch.Tensor], source: str) -> dict:
-    """The inverse of :func:`state_of_payload`, its tensors on the CPU.
+    """The inverse of :func:`state_of_payload`, its tensors on the CPU. Raises InputError: ``state`` is not a quantized
+    checkpoint (its first keys are named), or a damaged one.
 
     Args:
         state: flat, name to tensor.
         source: what it is, for the error.
-
-    Raises:
-        InputError: ``state`` is not a quantized checkpoint (its first keys are named), or a damaged one.
     """
     if FORMAT not in state:
         keys = ", ".join(list(state)[:6]) or "none"

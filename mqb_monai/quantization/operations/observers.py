@@ -123,10 +123,8 @@ class OperationObservers(OperationMode):
             self._followers.setdefault(name, set()).add(follower)
 
     def points(self) -> dict[str, OperationQparams]:
-        """The quantize points by their names; empty where there is none.
-
-        Raises:
-            InputError: a module that does not make the same calls in each of its forwards (it is named).
+        """The quantize points by their names; empty where there is none. Raises InputError: a module that does not make
+        the same calls in each of its forwards (it is named).
         """
         chosen = {n for n in self._observers if matches([n], self.include) and not matches([n], self.exclude)}
         possible = chosen - self._float

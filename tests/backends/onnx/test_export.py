@@ -12,7 +12,16 @@ from torch import nn
 from mqb_monai.backends import compile_network
 from mqb_monai.backends.onnx.export import export_model
 from mqb_monai.backends.onnx.file import save_model
-from mqb_monai.backends.qdq_lint.graph import DQ, QdqGraph, attribute, points_of
+from mqb_monai.backends.qdq_lint.graph import (
+    DQ,
+    dequantizer,
+    layer_node,
+    nodes_of,
+    points_of,
+    quantizer,
+    read_graph,
+    value,
+)
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize, quantized_layers
 from mqb_monai.quantization.operations.quantize_points import quantize_points
@@ -46,41 +55,41 @@ def test_the_batch_axis_is_dynamic_and_the_others_are_not(model):
 
 def test_it_is_quantized_at_exactly_the_points_of_the_scheme(onnx_folder, model):
     qnet, _, _ = onnx_folder
-    assert points_of(QdqGraph(model)) == set(quantize_points(qnet))
+    assert points_of(read_graph(model)) == set(quantize_points(qnet))
     assert len(quantize_points(qnet)) == 2 * 6  # by hand: five convolutions and one linear layer
     assert [node.op_type for node in model.graph.node].count(DQ) == 12
 
 
 def test_weights_are_int8_with_a_scale_per_output_channel_on_its_axis(onnx_folder, model):
-    graph = QdqGraph(model)
+    graph = read_graph(model)
     axes = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}
     for name, layer in quantized_layers(onnx_folder[0]).items():
-        node = graph.layer_node(name)
-        dequantizer = graph.dequantizer(node.input[1])
-        integers, scale, zero_point = (graph.value(each) for each in dequantizer.input)
+        node = layer_node(graph, name)
+        dq = dequantizer(node.inputs[1])
+        integers, scale, zero_point = map(value, dq.inputs)
         weight = layer.integer_weight.numpy()  # the checkpoint's
         assert integers.dtype == zero_point.dtype == np.int8 and not zero_point.any()
         assert np.array_equal(integers, weight.T if node.op_type == "MatMul" else weight)
         assert np.array_equal(scale, layer.weight_scale.numpy()) and scale.size == layer.weight_scale.numel() > 1
-        assert attribute(dequantizer, "axis") == axes[node.op_type]
+        assert dq.attributes.get_int("axis") == axes[node.op_type]
 
 
 def test_inputs_are_quantized_per_tensor_to_int8(onnx_folder, model):
-    graph = QdqGraph(model)
+    graph = read_graph(model)
     for name, layer in quantized_layers(onnx_folder[0]).items():
-        dequantizer = graph.dequantizer(graph.layer_node(name).input[0])
-        for node in (graph.quantizer(dequantizer), dequantizer):
-            scale, zero_point = (graph.value(each) for each in node.input[1:])
+        dq = dequantizer(layer_node(graph, name).inputs[0])
+        for node in (quantizer(dq), dq):
+            scale, zero_point = map(value, node.inputs[1:])
             assert scale.shape == () and scale == layer.input_scale.item()
             assert zero_point.dtype == np.int8 and zero_point == 0
 
 
 def test_biases_stay_float(onnx_folder, model):
-    graph, qnet = QdqGraph(model), onnx_folder[0]
+    graph, qnet = read_graph(model), onnx_folder[0]
     for name in ("first.0", "down", "up", "head"):
-        bias = graph.value(graph.layer_node(name).input[2])
+        bias = value(layer_node(graph, name).inputs[2])
         assert bias.dtype == np.float32 and np.array_equal(bias, quantized_layers(qnet)[name].bias.detach().numpy())
-    assert len(graph.layer_node("merge").input) == 2  # it has none
+    assert len(layer_node(graph, "merge").inputs) == 2  # it has none
 
 
 def test_nodes_are_named_after_layers_under_their_first_name(model):
@@ -138,7 +147,7 @@ def test_two_layers_that_quantize_the_same_tensor_have_a_point_each(tmp_path):
 
     x = torch.randn(1, 1, 4, 4)
     model = exported(quantize(Twice(), "w8a8_engine", [x]), x, tmp_path)
-    assert points_of(QdqGraph(model)) == {"a.input", "a.weight", "b.input", "b.weight"}
+    assert points_of(read_graph(model)) == {"a.input", "a.weight", "b.input", "b.weight"}
 
 
 def test_operations_are_quantized_where_the_scheme_says_so(tmp_path):
@@ -156,10 +165,10 @@ def test_operations_are_quantized_where_the_scheme_says_so(tmp_path):
     qnet = quantize(Block().eval(), "w8a8_tensorrt", [x])
     operands = {name for name, point in quantize_points(qnet).items() if point.kind == "operand"}
     assert operands  # else this shows nothing
-    graph = QdqGraph(exported(qnet, x, tmp_path))
+    graph = read_graph(exported(qnet, x, tmp_path))
     assert points_of(graph) == set(quantize_points(qnet))
-    (product,) = [node for node in graph.nodes if node.op_type == "MatMul"]
-    assert all(graph.dequantizer(name) is not None for name in product.input)
+    (product,) = nodes_of(graph, "MatMul")
+    assert all(dequantizer(each) is not None for each in product.inputs)
 
 
 def test_a_grouped_transposed_convolution_is_refused_by_name():

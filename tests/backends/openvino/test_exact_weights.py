@@ -9,29 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.backends import compile_network
 from mqb_monai.backends.openvino import exact_weights
 from mqb_monai.backends.openvino.exact_weights import exact_weight_bits, refuse_saturation
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import quantize
 
 pytest.importorskip("openvino")
-
-
-@pytest.mark.parametrize(
-    ("scheme", "layer", "reason"),
-    [
-        ("w8a8_per_channel", "first.0", "per_channel activations: a scale per input channel does not factor out"),
-        ("w8a8_adaptive", "first.0", "per_channel activations"),
-        ("w4a4_per_tensor", "first.0", "4-bit activations"),
-        ("w4a4_engine", "first.0", "4-bit activations"),
-    ],
-)
-def test_schemes_that_are_no_integer_sum(network, x, tmp_path, scheme, layer, reason):
-    qnet = quantize(network, scheme, [x])
-    with pytest.raises(InputError, match=f"'{scheme}' cannot run.*layer '{layer}' has {reason}.*'w8a8_engine'"):
-        compile_network(qnet, "openvino", x, tmp_path / "engine")
-    assert not (tmp_path / "engine").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mqb_monai.backends.tensorrt.export import export_program
 from mqb_monai.backends.tensorrt.layers import emit_operators, place_layers, reason_float
@@ -37,7 +38,7 @@ def test_block_upsampling_is_a_pointwise_convolution_and_a_shuffle(layer, shape,
     simulated = quantized(layer, x, scheme)
     expected_x, expected_weight = simulated.fake_quantize_input(x).double(), simulated.weight.double()
     bias = None if layer.bias is None else layer.bias.double()
-    expected = simulated._operator(expected_x, expected_weight, bias, layer.stride)
+    expected = getattr(F, f"conv_transpose{x.dim() - 2}d")(expected_x, expected_weight, bias, layer.stride)
     emitted, _ = place_layers(simulated)
     emit_operators(emitted)
     emitted.pointwise_weight = emitted.pointwise_weight.double()

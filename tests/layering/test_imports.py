@@ -51,57 +51,62 @@ def imported_names(tree: ast.AST, path: Path) -> set[str]:
     return names
 
 
-@pytest.fixture(scope="module", params=FILES, ids=relative)
-def module(request):
-    path = request.param
-    return path, ast.parse(path.read_text(encoding="utf-8"), str(path))
+@pytest.fixture(scope="module")
+def modules() -> dict[Path, ast.AST]:
+    """Every file of the package, parsed."""
+    return {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES}
 
 
-def test_imports_go_one_way(module):
-    path, tree = module
-    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert room in FLOOR, f"{room} has no floor in the house"
-    rooms = {name.split(".")[1] for name in imported_names(tree, path) if name.startswith("mqb_monai.")} & FLOOR.keys()
-    upward = sorted(other for other in rooms - {room, "__init__"} if FLOOR[other] >= FLOOR[room])
-    assert not upward, f"{relative(path)} imports {upward}, which are not below {room}"
-    if room == "report":
-        assert rooms - {room} <= READS_RECORDS_ONLY
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def test_nothing_imports_the_scripts_or_the_tests(module):
-    path, tree = module
-    assert not {name for name in imported_names(tree, path) if name.split(".")[0] in ("scripts", "tests")}
+def test_imports_go_one_way(modules):
+    upward = {}
+    for path, tree in modules.items():
+        room = room_of(path)
+        rooms = {name.split(".")[1] for name in imported_names(tree, path) if name.startswith("mqb_monai.")}
+        others = (rooms & FLOOR.keys()) - {room, "__init__"}
+        allowed = READS_RECORDS_ONLY if room == "report" else {other for other in FLOOR if FLOOR[other] < FLOOR[room]}
+        if others - allowed:
+            upward[relative(path)] = sorted(others - allowed)
+    assert not upward, f"these import rooms that are not below their own: {upward}"
+    assert {room_of(path) for path in modules} <= FLOOR.keys(), "a room that has no floor in the house"
 
 
-def test_file_is_short_and_named_for_what_it_holds(module):
-    path, _ = module
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
-    assert not FORBIDDEN_NAMES & {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
-    assert len(path.relative_to(ROOT).parts) <= 3
+def test_nothing_imports_the_scripts_or_the_tests_and_records_never_torch(modules):
+    wrong = []
+    for path, tree in modules.items():
+        roots = {name.split(".")[0] for name in imported_names(tree, path)}
+        wrong += [relative(path)] if roots & {"scripts", "tests"} else []
+        torch_free = path.relative_to(ROOT).parts[0] in TORCH_FREE
+        wrong += [relative(path)] if torch_free and roots & {"torch", "monai", "ignite"} else []
+    assert not wrong
 
 
-def test_records_and_report_never_import_torch(module):
-    path, tree = module
-    if path.relative_to(ROOT).parts[0] in TORCH_FREE:
-        assert not {name for name in imported_names(tree, path) if name.split(".")[0] in ("torch", "monai", "ignite")}
+def test_files_are_short_and_named_for_what_they_hold():
+    wrong = []
+    for path in FILES:
+        parts = path.relative_to(ROOT).parts
+        named = not FORBIDDEN_NAMES & {part.removesuffix(".py") for part in parts}
+        short = len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+        wrong += [] if named and short and len(parts) <= 3 else [relative(path)]
+    assert not wrong
 
 
-def test_nothing_is_unpickled(module):
-    path, tree = module
-    names = imported_names(tree, path)
-    assert not names & {"pickle.load", "pickle.loads", "dill", "joblib", "shelve"}
-    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        called = ast.unparse(call.func)
-        assert called not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), f"{relative(path)}:{call.lineno}"
-        if called == "torch.load":
-            weights_only = [ast.unparse(word.value) for word in call.keywords if word.arg == "weights_only"]
-            assert weights_only == ["True"], f"{relative(path)}:{call.lineno} reads without weights_only=True"
-
-
-def test_no_assert_statement(module):
-    path, tree = module
-    found = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    assert not found, f"{relative(path)}: lines {found}; python -O removes them, raise an error instead"
+def test_nothing_is_unpickled_and_nothing_asserted(modules):
+    """``python -O`` removes assert statements."""
+    wrong = []
+    for path, tree in modules.items():
+        names = imported_names(tree, path)
+        wrong += sorted(names & {"pickle.load", "pickle.loads", "dill", "joblib", "shelve"})
+        for node in ast.walk(tree):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            unsafe = called in ("pickle.load", "pickle.loads", "pickle.Unpickler") or isinstance(node, ast.Assert)
+            if called == "torch.load":
+                unsafe = [ast.unparse(word.value) for word in node.keywords if word.arg == "weights_only"] != ["True"]
+            wrong += [f"{relative(path)}:{node.lineno}"] if unsafe else []
+    assert not wrong
 
 
 def test_no_package_is_deeper_than_three_and_scripts_import_by_name():

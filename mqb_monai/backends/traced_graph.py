@@ -108,7 +108,8 @@ def _caches_kept(network: nn.Module) -> Iterator[None]:
     """Modules, classes and functions of a network's packages may cache tensors too: for all networks, by shape."""
     kinds = {kind for module in network.modules() for kind in type(module).__mro__}
     packages = {kind.__module__.partition(".")[0] for kind in kinds} - {"torch", "builtins"}
-    spaces = [space for name, space in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    # An entry may be None: a module that must not be imported.
+    spaces = [space for name, space in list(sys.modules.items()) if space and name.partition(".")[0] in packages]
     spaces += [kind for kind in kinds if kind.__module__.partition(".")[0] in packages]
     before = [(space, dict(vars(space))) for space in spaces]
     try:

@@ -10,7 +10,6 @@ from torch import nn
 from mqb_monai.analysis.replay import ReplayedNetwork
 from mqb_monai.analysis.sensitivity import (
     count_forwards,
-    first_patch,
     infer_variants,
     measure_replay,
     output_error,
@@ -18,6 +17,7 @@ from mqb_monai.analysis.sensitivity import (
 )
 from mqb_monai.analysis.variants import cumulative_variants, single_variants
 from mqb_monai.errors import InputError
+from mqb_monai.evaluation.patches import first_patch
 from mqb_monai.quantization import quantize
 
 

@@ -50,7 +50,7 @@ def bundle_name(path: Path) -> str:
         raise InputError(f"{path} cannot be read as a zip: {error}. Pack the bundle again.") from error
     name = files[0].partition("/")[0] if files else ""
     if not name or any(not file.startswith(f"{name}/") for file in files):
-        raise InputError(f"{path} is no bundle: expected one folder in it. Pack it with: python -m mqb_monai pack")
+        raise InputError(f"{path} is not a bundle: expected one folder in it. Pack it with: python -m mqb_monai pack")
     if f"{name}/{MODEL.as_posix()}" not in files:
         raise InputError(f"{name} has no {MODEL.as_posix()} to serve; its docs/README.md says how to get the weights.")
     return name

@@ -55,7 +55,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$bundles" ] && [ -n "$studies" ] || stop "$usage"
-[ -d "$studies" ] || stop "error: --studies must be the folder of the images; there is no folder '$studies'."
+[ -d "$studies" ] || stop "error: --studies must be the folder of the images; '$studies' is not a folder."
 check_port
 (cd "$root" && . scripts/setup_venv.sh && setup_venv openvino .venv-label && install_label)
 

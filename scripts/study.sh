@@ -9,7 +9,7 @@ stop() {
 }
 
 [ -n "${1:-}" ] && [ -n "${2:-}" ] || stop "usage: bash scripts/study.sh BUNDLES DATASET_DIR [RUNS]"
-[ -d "$2" ] || stop "error: there is no folder '$2': give the dataset's folder, with its dataset.json."
+[ -d "$2" ] || stop "error: '$2' is not a folder: give the dataset's folder, with its dataset.json."
 bundles="$1"
 data="$(cd "$2" && pwd)"
 cd "$(dirname "$0")/.."

@@ -7,7 +7,7 @@
 # Without a folder it makes the phantom and takes what is in data/.
 set -euo pipefail
 if [ -n "${1:-}" ] && [ ! -d "$1" ]; then
-    echo "error: there is no folder '$1': give the folder of the data sets, or nothing." >&2
+    echo "error: '$1' is not a folder: give the folder of the data sets, or nothing." >&2
     exit 1
 fi
 data="${1:+$(cd "$1" && pwd)}"

@@ -36,8 +36,7 @@ class ShiftObserver:
     ) -> None:
         """See the FP32 network's tensor and the quantized one's; empty ones change nothing.
 
-        Raises:
-            InputError: NaN or Inf in either (the layer is named).
+        Raises InputError: NaN or Inf in either (the layer is named).
         """
         for values, network in ((reference, "FP32"), (tensor, "quantized")):
             if not torch.isfinite(values).all():

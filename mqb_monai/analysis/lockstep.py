@@ -41,8 +41,7 @@ class Lockstep:
     def __call__(self, x: torch.Tensor) -> Any:
         """Run both on ``x`` and return the output of ``other``.
 
-        Raises:
-            InputError: the networks call their layers in different orders.
+        Raises InputError: the networks call their layers in different orders.
         """
         self._offered, self._seen = SimpleQueue(), SimpleQueue()
         handles = [*self._attach(self.reference, self._offer), *self._attach(self.other, self._take)]

@@ -35,8 +35,7 @@ class ReplayCheck:
 def run_variants(network: ReplayedNetwork, x: torch.Tensor, variants: Sequence[Variant]) -> Iterator[torch.Tensor]:
     """Yield the output of every variant for one patch ``x``, recording what the next ones are replayed from.
 
-    Raises:
-        InputError: an output that is not a tensor (a list of deep supervision, say).
+    Raises InputError: an output that is not a tensor (a list of deep supervision, say).
     """
     network.forget()
     for variant in variants:

@@ -81,8 +81,7 @@ class SensitivityStudy:
     def run(self) -> SensitivityRecord:
         """Score what is not scored yet, print the tables, and return the record.
 
-        Raises:
-            InputError: no checkpoint of the scheme; a record at the same place that came from something else.
+        Raises InputError: no checkpoint of the scheme; a record at the same place that came from something else.
         """
         quantized = simulated_network(self.float_network, self.scheme, self.quantized_dir).eval()
         self.network = ReplayedNetwork(self.float_network, quantized, self.replay_mib)

@@ -51,8 +51,7 @@ class ActivationShiftStudy:
     def run(self) -> ShiftRecord:
         """Gather the figures, write the record, print its table, and return it.
 
-        Raises:
-            InputError: no checkpoint of the scheme; NaN or Inf in a layer's input or output.
+        Raises InputError: no checkpoint of the scheme; NaN or Inf in a layer's input or output.
         """
         started = time.monotonic()
         quantized = simulated_network(self.network, self.scheme, self.quantized_dir).eval()

@@ -111,10 +111,7 @@ def _check_on_part(
             converted = backend.convert(network, part, wanted.precision)
             backend.save(converted, folder, wanted.precision)
             engine = backend.load(folder, replace(wanted, input_shape=list(part.shape)), threads)
-        except (
-            InputError,
-            OSError,
-        ) as error:  # the whole is built already: a part may fail
+        except (InputError, OSError) as error:  # the whole is built already: a part may fail
             logger.warning("the whole network is not compared with its simulation: %s", error)
             return {"skipped": f"on a part {tuple(part.shape)}: {error}"}
         return measure_network(converted.simulation, part, engine)

@@ -63,10 +63,13 @@ def _run(network: nn.Module, x: torch.Tensor, recorder: _Recorder, fake: bool) -
     # allow_non_fake_inputs: the network's own tensors become fake at their first use.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
     given = plain_input(x).to(network_device(network))
-    with inference_only(network), _attributes_kept(network), _quiet(), mode, recorder:
+    # In inference mode whatever the caller's: autograd decides which operators are taken apart before they come here.
+    with torch.inference_mode(), inference_only(network), _attributes_kept(network), _quiet(), mode:
         given = mode.from_tensor(given) if fake else given
+        recorder.digest.update(f"{given.dtype}{tuple(given.shape)}\n".encode())
         recorder.name(given)
-        network(given)
+        with recorder:
+            network(given)
 
 
 @contextmanager
@@ -103,6 +106,10 @@ def _fake_quantized(x: FakeTensor, outputs: int) -> Any:
     return found if outputs > 1 else found[0]
 
 
+# Asked only of some tensors, by where these were made.
+ASKING = frozenset({torch.ops.prim.device.default})
+
+
 class _Recorder(TorchDispatchMode):
     """Hashes every operator that is dispatched within the block."""
 
@@ -122,7 +129,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        self.digest.update(f"{func}{self._text(args)}{self._text(kwargs)}\n".encode())
+        if func not in ASKING:
+            self.digest.update(f"{func}{self._text(args)}{self._text(kwargs)}\n".encode())
         if "fake_quantize" in str(func) and isinstance(args[0], FakeTensor):
             outputs = _fake_quantized(args[0], len(func._schema.returns))
         else:

@@ -7,15 +7,11 @@ import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mqb_monai.bundle.metadata import METADATA
 from mqb_monai.bundle.open import MODEL, open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.records.tables import aligned
-
-if TYPE_CHECKING:
-    from torch import nn
 
 HEADER = ("name", "network", "dataset", "parameters", "weights", "licence", "schemes")
 UNKNOWN = "-"  # stands where a bundle does not say
@@ -148,16 +144,3 @@ def matching_bundles(patterns: str, root: str | os.PathLike | None = None) -> li
     """The bundles that a name or pattern of ``patterns``, with commas, matches; an empty list where none does."""
     wanted = [part.strip() for part in patterns.split(",")]
     return [info for info in list_bundles(root) if any(fnmatch.fnmatch(info.name, pattern) for pattern in wanted)]
-
-
-def build_network(bundle: BundleInfo, device: str = "cpu") -> nn.Module:
-    """The network of a bundle's ``inference.json``, in eval mode; on "meta" nothing is allocated where that works."""
-    import torch
-    from monai.bundle import ConfigParser
-
-    config = ConfigParser(ConfigParser.load_config_file(bundle.folder / "configs" / "inference.json"))
-    # SwinUNETR draws numbers from linspace().item() when it is built, which the meta device does not have.
-    build_on = "cpu" if str(config["network_def"]["_target_"]).endswith("SwinUNETR") else device
-    with torch.device(build_on):
-        network = config.get_parsed_content("network_def")
-    return network.to(device).eval()

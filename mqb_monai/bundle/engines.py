@@ -82,8 +82,8 @@ def build_network(
         engines_dir: the engine is cached in ``<scheme>-<backend>/`` here.
         input_shape: ``(B, C, H, W, D)`` of one call of the engine; where None, each shape that comes gets an engine.
         threads: of the engine; 0 leaves the choice to it.
-        example_input: what the engine's layers are compared with the simulation on, a cached engine's anew; noise
-            where None, and a cached engine is taken as it is.
+        example_input: what the engine's layers are compared with the simulation on, also where the cached engine fits;
+            noise where None, and a cached engine is taken as it is.
         precision: of the float part of a quantized network's engine, where another than the backend's own is wanted.
 
     Raises:

@@ -41,6 +41,19 @@ def predict(bundle: Bundle, network: nn.Module, loaded: LoadedCase) -> Predictio
     return Prediction(on_file_grid(item["pred"], loaded), channels[0])
 
 
+def infer_logits(bundle: Bundle, network: nn.Module, loaded: LoadedCase) -> torch.Tensor:
+    """What ``network`` makes of a case before any postprocessing, ``(1, C, H, W, D)``.
+
+    Raises:
+        InputError: the network or inferer refuses the input; its output is not one tensor.
+    """
+    output = run_evaluator(bundle, network, loaded.batch, NamingInferer(bundle.inferer), Compose([]))
+    pred = (output[0] if isinstance(output, list) else output)["pred"]
+    if not isinstance(pred, torch.Tensor):
+        raise InputError(f"expected one tensor from the network of {bundle.name}, got {type(pred).__name__}.")
+    return pred[None]
+
+
 def label_map_of(bundle: Bundle, loaded: LoadedCase, logits: torch.Tensor) -> np.ndarray:
     """The label map of logits ``(1, C, H, W, D)`` of a case, on its file's grid, by the bundle's postprocessing."""
     (item,) = decollate_batch({**loaded.batch, "pred": logits})

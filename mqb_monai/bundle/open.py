@@ -109,7 +109,7 @@ class Bundle:
 
     @cached_property
     def network_def(self) -> nn.Module:
-        """The network as ``network_def`` builds it, randomly initialised, on the CPU."""
+        """The network as ``network_def`` builds it, randomly initialised."""
         from torch import nn
 
         network = self._build("the network", NETWORK_IDS)
@@ -118,7 +118,7 @@ class Bundle:
                 f"{self.config.name}: the network must be a torch.nn.Module, got {type(network).__name__}. "
                 "Have network_def build the network itself."
             )
-        return network.cpu().eval()
+        return network.eval()
 
     @cached_property
     def network(self) -> nn.Module:

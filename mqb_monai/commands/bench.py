@@ -104,4 +104,39 @@ def table(*, out: str, format: str = "text", per: str = "cell") -> None:
     print(format_records(read_evaluations(out), format, per))
 
 
-BENCH = {"run": run, "status": status, "table": table}
+@SetParseFns(backend=str, bundles=str, scheme=str, out=str)
+def engines(
+    *,
+    backend: str,
+    bundles: str = "*",
+    scheme: str = "w8a8_engine",
+    max_parameters_m: float = 100.0,
+    size: int | Sequence[int] = (),
+    repeats: int = 9,
+    threads: int = 0,
+    out: str = "",
+) -> None:
+    """Build the engines of bundles on this machine, hold them against the simulation and time them in turns.
+
+    It needs no data and no trained weights. Exit code 1 where a bundle fails; the others go on.
+
+    Args:
+        backend: openvino, or tensorrt on an NVIDIA GPU.
+        bundles: names or quoted patterns, with commas.
+        scheme: of the INT8 engines.
+        max_parameters_m: leave out networks of more than so many million parameters.
+        size: voxels, one number or one per axis as 96,96,96; by default the bundle's window.
+        repeats: turns; the median counts.
+        threads: CPU threads of every engine; 0 takes all.
+        out: the folder for the records, which the report shows.
+    """
+    from mqb_monai.evaluation.settings import require_whole
+    from mqb_monai.study.engine_timings import time_engines
+
+    require_whole("repeats", repeats, "from 1 on", least=1)
+    require_whole("threads", threads, "from 0 on (0: all)")
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    time_engines(backend, bundles, scheme, max_parameters_m, sizes, repeats, threads or None, out)
+
+
+BENCH = {"run": run, "status": status, "table": table, "engines": engines}

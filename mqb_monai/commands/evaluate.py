@@ -26,6 +26,7 @@ def evaluate(
     use_subvoxels: bool = False,
     class_names: str | Sequence[str] = "",
     ignore_label: Any = "",
+    compare: bool = False,
     threads: int = 0,
     config_file: str = "",
     weights: str = "",
@@ -48,6 +49,7 @@ def evaluate(
         use_subvoxels: of the NSD: True as DeepMind's surface-distance.
         class_names: of classes 1 and up, with commas; by default the bundle's own.
         ignore_label: voxels with this value in the label are not scored.
+        compare: hold an engine against its simulation on every case, which takes four more passes.
         threads: of torch and of engines; 0 leaves the choice to them.
         config_file: the bundle's config files, as monai.bundle run takes them; by default its inference config.
         weights: FP32 state dict; by default models/model.pt of the bundle.
@@ -66,6 +68,7 @@ def evaluate(
         use_subvoxels=use_subvoxels,
         class_names=tuple(split_list(class_names)),
         ignore_label=None if ignore_label == "" else ignore_label,
+        compare=compare,
     )
     opened = open_bundle(find_bundle(bundle).folder, config_file, weights)
     found = evaluate_bundle(

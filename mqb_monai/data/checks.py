@@ -34,8 +34,7 @@ def is_plausible_spacing(affine: np.ndarray) -> bool:
 def check_spatial_shape(shape: Sequence[int], spatial_dims: int, name: str) -> None:
     """Refuse an array whose axes, channels left out, are not ``spatial_dims`` non-empty spatial ones.
 
-    Raises:
-        InputError: naming ``name`` and the shape.
+    Raises InputError: naming ``name`` and the shape.
     """
     shape = tuple(int(size) for size in shape)
     if len(shape) != spatial_dims or 0 in shape:
@@ -48,8 +47,7 @@ def check_spatial_shape(shape: Sequence[int], spatial_dims: int, name: str) -> N
 def check_finite(array: np.ndarray, name: str) -> None:
     """Refuse NaN and Inf: normalization would spread them over the whole volume.
 
-    Raises:
-        InputError: naming ``name`` and how many of each there are.
+    Raises InputError: naming ``name`` and how many of each there are.
     """
     num_nan, num_inf = int(np.isnan(array).sum()), int(np.isinf(array).sum())
     if num_nan or num_inf:
@@ -63,9 +61,7 @@ def check_label_values(array: np.ndarray, num_classes: int | None, name: str) ->
     """Refuse a label map with anything but whole numbers from 0 to ``num_classes - 1`` (None: :data:`LARGEST_LABEL`).
 
     A float within a thousandth of a whole number counts as that number, since files that scale labels round them.
-
-    Raises:
-        InputError: naming ``name`` and the offending values.
+    Raises InputError: naming ``name`` and the offending values.
     """
     values = np.unique(array).astype(np.float64)
     whole = np.round(values)
@@ -84,8 +80,7 @@ def check_label_values(array: np.ndarray, num_classes: int | None, name: str) ->
 def check_same_shape(image_shape: Sequence[int], label_shape: Sequence[int], image_name: str, label_name: str) -> None:
     """Refuse a label map of another spatial shape than its image.
 
-    Raises:
-        InputError: with both shapes and both names.
+    Raises InputError: with both shapes and both names.
     """
     image_shape, label_shape = tuple(map(int, image_shape)), tuple(map(int, label_shape))
     if image_shape != label_shape:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mqb_monai.errors import InputError
@@ -14,70 +13,57 @@ from mqb_monai.system.files import atomic_path
 SPLITS = ("training", "validation", "calibration", "test")
 
 
-@contextmanager
-def new_dataset(out: str | os.PathLike) -> Iterator[Path]:
-    """Yield a dataset folder to fill, with empty ``images/`` and ``labels/``; it stands at ``out`` once it is whole.
+def write_dataset(
+    out: str | os.PathLike, description: dict, splits: Mapping[str, Sequence[str]], fill: Callable[[Path], object]
+) -> Path:
+    """Write a dataset folder and return the path of its ``dataset.json``; one that holds the same dataset is reused.
+
+    Args:
+        out: the folder to make; nothing is left behind where that fails.
+        description: name, licence, modality, labels and so on, written in the Decathlon's style before the lists. Its
+            ``generator`` says whether two datasets are the same.
+        splits: for each of :data:`SPLITS` the case names.
+        fill: writes ``images/<case>.nii.gz`` and ``labels/<case>.nii.gz`` below the folder that it is given.
 
     Raises:
-        InputError: ``out`` cannot be written; nothing is left behind.
+        InputError: ``out`` cannot be written, is a file, holds anything else, or the same dataset with files missing.
     """
+    path = Path(out) / "dataset.json"
+    if _is_reusable(path, description["generator"]):
+        return path
+    lists = {
+        split: [{"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"} for case in splits[split]]
+        for split in SPLITS
+    }
     with atomic_path(out) as folder:
         for name in ("images", "labels"):
             (folder / name).mkdir(parents=True)
-        yield folder
-
-
-def write_dataset_json(folder: Path, description: dict, cases: dict[str, list[str]]) -> Path:
-    """Write ``dataset.json`` in the Decathlon's style.
-
-    Args:
-        folder: where ``images/<case>.nii.gz`` and ``labels/<case>.nii.gz`` lie.
-        description: name, licence, modality, labels and so on; written before the lists.
-        cases: for each of :data:`SPLITS` the case names.
-    """
-    lists = {
-        split: [{"image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"} for case in cases[split]]
-        for split in SPLITS
-    }
-    path = folder / "dataset.json"
-    path.write_text(json.dumps({**description, **lists}, indent=1) + "\n", encoding="utf-8")
+        fill(folder)
+        text = json.dumps({**description, **lists}, indent=1) + "\n"
+        (folder / "dataset.json").write_text(text, encoding="utf-8")
     return path
 
 
-def reusable_dataset(out: str | os.PathLike, generator: dict) -> Path | None:
-    """The ``dataset.json`` in ``out`` where it was written by the same ``generator``; None where ``out`` is free.
-
-    Raises:
-        InputError: ``out`` is a file, or a folder that holds anything else, or the same dataset with files missing.
-    """
-    folder = Path(out)
+def _is_reusable(path: Path, generator: dict) -> bool:
+    folder = path.parent
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
+        return False
     if not folder.is_dir():
         raise InputError(f"expected a folder to write a dataset to, but {folder} is a file. Choose another path.")
-    found = _recorded(folder / "dataset.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    found = found if isinstance(found, dict) else {}
     if found.get("generator") != generator:
         raise InputError(
             f"{folder} is not empty and does not hold the dataset asked for: expected a dataset.json with generator "
             f"{generator}, found {found.get('generator', 'none')}. Choose an empty folder, or remove this one."
         )
-    missing = _missing_files(folder, found)
-    if missing:
+    files = [file for split in SPLITS for case in found.get(split, []) for file in case.values()]
+    if missing := [file for file in files if not (folder / file).is_file()]:
         raise InputError(
             f"{folder} holds this dataset, but {len(missing)} of its files are gone, {missing[0]} first. "
             "Remove the folder and run this again."
         )
-    return folder / "dataset.json"
-
-
-def _recorded(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _missing_files(folder: Path, found: dict) -> list[str]:
-    entries = [entry for split in SPLITS for entry in found.get(split, [])]
-    return [name for entry in entries for name in entry.values() if not (folder / name).is_file()]
+    return True

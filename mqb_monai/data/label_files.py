@@ -59,9 +59,8 @@ def merge_masks(image: Path, masks: Mapping[int, Path], target: Path) -> None:
 def open_volume(path: Path) -> nib.spatialimages.SpatialImage:
     """The header of one volume; its voxels are read on demand.
 
-    Raises:
-        InputError: no such file, not an image, or not one 3D volume; as :func:`.read_nifti_header`, or lengths in
-            another unit than mm.
+    Raises InputError: no such file, not an image, or not one 3D volume; as :func:`.read_nifti_header`, or lengths in
+    another unit than mm.
     """
     header = read_nifti_header(path)
     if header is not None and header.mm_per_unit != 1.0:

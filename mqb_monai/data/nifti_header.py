@@ -43,9 +43,8 @@ class NiftiHeader:
 def read_nifti_header(path: str | os.PathLike) -> NiftiHeader | None:
     """Read and check the header of a NIfTI file; None where ``path`` is not one, or damaged: its reader says how.
 
-    Raises:
-        InputError: no finite and invertible affine in the header, complex or colour voxels, an intercept that is not a
-            number, a unit of length that makes the spacing implausible. Each names the file and the field.
+    Raises InputError: no finite and invertible affine in the header, complex or colour voxels, an intercept that is not
+    a number, a unit of length that makes the spacing implausible. Each names the file and the field.
     """
     header = _stored_header(str(path))
     if header is None:

@@ -58,8 +58,7 @@ def read_volume(path: PathOrPaths, spatial_dims: int = 3, dtype: DtypeLike = np.
 def read_channels(path: str | os.PathLike) -> MetaTensor:
     """Read an image with all its channels as the standard transforms would, ``(C, H, W, D)`` or ``(C, H, W)`` float32.
 
-    Raises:
-        InputError: the file is absent, truncated or not an image; its header makes no sense.
+    Raises InputError: the file is absent, truncated or not an image; its header makes no sense.
     """
     header = read_nifti_header(path)
     volume = _load(LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float32), path, str(path))

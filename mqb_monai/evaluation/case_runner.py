@@ -32,7 +32,7 @@ class CaseRunner:
         weights_sha256: of the FP32 weights.
 
     Attributes:
-        scoring: None until a case was run.
+        loaded, scoring: the case at hand, and how cases are scored; None until one was read, and run.
         reading_s, reading_saved_s, fp32_saved_s: seconds of reading, and seconds that were saved by reading a case and
             running FP32 once for all networks.
     """
@@ -50,7 +50,7 @@ class CaseRunner:
         self.fp32, self.fp32_folder, self.weights_sha256 = fp32, fp32_folder, weights_sha256
         self.scoring: Scoring | None = None
         self.reading_s = self.reading_saved_s = self.fp32_saved_s = 0.0
-        self._loaded: LoadedCase | None = None
+        self.loaded: LoadedCase | None = None
         self._fp32_map = np.empty(0)
 
     def is_done(self, folder: Path, case: Case) -> bool:
@@ -71,7 +71,7 @@ class CaseRunner:
     def read(self, case: Case, num_networks: int) -> None:
         """Read and preprocess a case for ``num_networks`` networks, and have FP32's prediction of it."""
         started = time.monotonic()
-        self._loaded = self._read(case)
+        self.loaded = self._read(case)
         seconds = time.monotonic() - started
         self.reading_s += seconds
         self.reading_saved_s += (num_networks - 1) * seconds
@@ -86,7 +86,7 @@ class CaseRunner:
 
     def run(self, folder: Path, network: nn.Module) -> np.ndarray:
         """Segment and score the case by ``network``, write record and slices to ``folder``, return the label map."""
-        loaded, is_fp32 = self._loaded, folder == self.fp32_folder
+        loaded, is_fp32 = self.loaded, folder == self.fp32_folder
         started_utc, started = utc_now(), time.monotonic()
         with PeakMemory() as memory:
             prediction = self._infer(network, loaded)
@@ -121,9 +121,9 @@ class CaseRunner:
 
     def _stored_fp32(self) -> Prediction | None:
         stored = read_prediction(self._prediction_path())
-        expected = self._loaded.image.shape
+        expected = self.loaded.image.shape
         return stored if stored is not None and stored.label_map.shape[-len(expected) :] == expected else None
 
     def _prediction_path(self) -> Path:
-        path = case_path(self.fp32_folder, self._loaded.case.name, ".npz")
+        path = case_path(self.fp32_folder, self.loaded.case.name, ".npz")
         return path.parents[1] / "predictions" / path.name

@@ -23,6 +23,7 @@ class Settings:
         class_names: of classes 1 and up; the bundle's own where empty.
         ignore_label: voxels with this value in the label are not scored; None where there is none.
         make_checkpoints: quantize by the data set's list "calibration" where a checkpoint is missing.
+        compare: hold engines against their simulation on every case, which takes four more passes.
     """
 
     threads: int = 0
@@ -33,12 +34,14 @@ class Settings:
     class_names: tuple[str, ...] = ()
     ignore_label: int | None = None
     make_checkpoints: bool = True
+    compare: bool = False
 
     def __post_init__(self) -> None:
         require_whole("threads", self.threads, "from 0 on (0: the engine's choice)")
         if self.tolerance_mm is not None:
             require_tolerance(self.tolerance_mm)
         require_truth("use_subvoxels", self.use_subvoxels)
+        require_truth("compare", self.compare)
         if self.ignore_label is not None:
             require_whole("ignore_label", self.ignore_label, "from 1 on", least=1)
 

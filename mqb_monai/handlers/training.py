@@ -44,14 +44,14 @@ def resume(checkpoint_dir: str, objects: dict[str, Any]) -> int:
     """Load the newest ``*epoch=N.pt`` of ``checkpoint_dir`` into ``objects``.
 
     How long to train is what this run's config says, not what the checkpoint remembers. A training that is complete
-    already is not begun anew: its trainer then ends as soon as it starts.
+    already is not begun again: its trainer then ends as soon as it starts.
 
     Args:
         checkpoint_dir: where ``monai.handlers.CheckpointSaver`` keeps its checkpoints.
         objects: name to object with ``load_state_dict`` (network, optimizer, trainer, ...), as they were saved.
 
     Returns:
-        The epoch that was restored; 0 where there is no checkpoint and training starts anew.
+        The epoch that was restored; 0 where there is no checkpoint and training starts from scratch.
     """
     epochs = {
         int(found[1]): path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ignite.engine import Engine
@@ -48,6 +49,19 @@ def check_choice(scheme: str, backend: str) -> None:
         target.require_precision(scheme)
     else:
         quantization.get_scheme(scheme)
+
+
+@entry_point
+def output_root(dataset_dir: str) -> str:
+    """The common folder of the test images where two of them have one file name, for ``SaveImaged`` to keep them apart.
+
+    Empty where the names differ, and where there is no data set: this is read before one is needed.
+    """
+    if not Path(dataset_dir, "dataset.json").is_file():
+        return ""
+    images = [case["image"] for case in datalist.load_datalist(dataset_dir, "test", keys=("image",))]
+    unique = len({os.path.basename(image) for image in images}) == len(images)
+    return "" if unique else os.path.commonpath([os.path.dirname(image) for image in images])
 
 
 @entry_point

@@ -185,10 +185,7 @@ class Observers:
 
 
 def attach_observers(
-    network: nn.Module,
-    scheme: str | Scheme,
-    include: str | Iterable[str] = ("*",),
-    exclude: str | Iterable[str] = (),
+    network: nn.Module, scheme: str | Scheme, include: str | Iterable[str] = ("*",), exclude: str | Iterable[str] = ()
 ) -> Observers:
     """Set observers before the chosen layers of ``network``; the caller runs it and then calls ``finish()``.
 

@@ -193,18 +193,10 @@ def shift_path(output_dir: str | os.PathLike, bundle: str, scheme: str) -> Path:
 
 
 def write_shift(path: str | os.PathLike, record: ShiftRecord) -> None:
-    """Write ``record`` as JSON, never half-written.
-
-    Raises:
-        InputError: a place that cannot be written.
-    """
+    """Write ``record`` as JSON, never half-written. Raises InputError: a place that cannot be written."""
     write_record(path, record, FORMAT, FORMAT_VERSION)
 
 
 def read_shift(path: str | os.PathLike) -> ShiftRecord:
-    """The record at ``path``.
-
-    Raises:
-        InputError: the file is missing, damaged, or of another format or version.
-    """
+    """The record at ``path``. Raises InputError: the file is missing, damaged, or of another format or version."""
     return read_record(path, ShiftRecord, FORMAT, FORMAT_VERSION)

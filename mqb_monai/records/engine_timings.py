@@ -90,11 +90,7 @@ def write_timings(runs: str | os.PathLike, record: EngineTimings) -> Path:
 
 
 def read_timings(path: str | os.PathLike) -> EngineTimings:
-    """The record at ``path``.
-
-    Raises:
-        InputError: the file is missing, damaged, or of another format or version.
-    """
+    """The record at ``path``. Raises InputError: the file is missing, damaged, or of another format or version."""
     return read_record(path, EngineTimings, FORMAT, FORMAT_VERSION)
 
 

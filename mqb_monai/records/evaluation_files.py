@@ -56,8 +56,7 @@ def write_evaluation(folder: str | os.PathLike, record: EvaluationRecord) -> Pat
 def read_evaluation(folder: str | os.PathLike) -> EvaluationRecord:
     """Read the record in ``folder``, with the scores of its ``cases.csv``.
 
-    Raises:
-        InputError: a file that is absent, damaged, or of another format or version, naming it.
+    Raises InputError: a file that is absent, damaged, or of another format or version, naming it.
     """
     folder = Path(folder)
     record = read_record(folder / SUMMARY, EvaluationRecord, FORMAT, FORMAT_VERSION)
@@ -85,8 +84,7 @@ def evaluation_folders(runs: str | os.PathLike) -> list[Path]:
 def read_evaluations(runs: str | os.PathLike) -> list[EvaluationRecord]:
     """Every complete evaluation of ``RUNS``: of a grid, of a bundle's ``eval`` folder, or of one evaluation's folder.
 
-    Raises:
-        InputError: no such folder, no complete evaluation in it, a record as :func:`read_evaluation` refuses it.
+    Raises InputError: no such folder, no complete evaluation in it, a record as :func:`read_evaluation` refuses it.
     """
     folders = evaluation_folders(runs)
     if not folders:
@@ -113,8 +111,7 @@ def write_case(folder: str | os.PathLike, record: CaseRecord) -> None:
 def read_case(folder: str | os.PathLike, case: str) -> CaseRecord | None:
     """The record of a case; None where it is not finished.
 
-    Raises:
-        InputError: a file that cannot be read or is of another version, naming it.
+    Raises InputError: a file that cannot be read or is of another version, naming it.
     """
     path = case_path(folder, case)
     return read_record(path, CaseRecord, CASE_FORMAT, FORMAT_VERSION) if path.exists() else None
@@ -128,8 +125,7 @@ def write_error(folder: str | os.PathLike, error: EvaluationError) -> None:
 def read_errors(runs: str | os.PathLike) -> list[EvaluationError]:
     """Why evaluations failed, by id; an empty list where none did.
 
-    Raises:
-        InputError: a file that cannot be read, naming it.
+    Raises InputError: a file that cannot be read, naming it.
     """
     paths = sorted({path for pattern in PATTERNS for path in Path(runs).glob(f"{pattern}{ERROR}")})
     return [read_record(path, EvaluationError, ERROR_FORMAT, FORMAT_VERSION) for path in paths]
@@ -138,8 +134,7 @@ def read_errors(runs: str | os.PathLike) -> list[EvaluationError]:
 def read_slices(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of ``slices.npz`` by name (:class:`~mqb_monai.records.evaluation.Overlay`); empty where there is none.
 
-    Raises:
-        InputError: the file is damaged.
+    Raises InputError: the file is damaged.
     """
     path = Path(folder) / SLICES
     if not path.is_file():

@@ -38,11 +38,7 @@ def write_plan(runs: str | os.PathLike, plan: GridPlan) -> None:
 
 
 def read_plans(runs: str | os.PathLike) -> list[GridPlan]:
-    """Every plan of the folder.
-
-    Raises:
-        InputError: there is none, or one that cannot be read, naming it.
-    """
+    """Every plan of the folder. Raises InputError: there is none, or one that cannot be read, naming it."""
     paths = sorted(Path(runs).glob("grids/*.json"))
     if not paths:
         raise InputError(f"no grid in {runs}: expected grids/*.json, which `bench run --out` with this folder writes.")
@@ -72,8 +68,7 @@ def cell_state(runs: str | os.PathLike, identity: str, cases: int, message: str 
 def format_status(runs: str | os.PathLike) -> str:
     """One line per cell of all plans, then what was left out and why, then the count.
 
-    Raises:
-        InputError: as :func:`read_plans`.
+    Raises InputError: as :func:`read_plans`.
     """
     plans = read_plans(runs)
     cells = {identity: cases for plan in plans for identity, cases in plan.cells.items()}

@@ -36,9 +36,8 @@ def write_record(path: str | os.PathLike, record: Any, name: str, version: int) 
 def read_record(path: str | os.PathLike, kind: type[Record], name: str, version: int) -> Record:
     """Read what :func:`write_record` wrote, every field checked against its type; ``null`` is NaN or a valid None.
 
-    Raises:
-        InputError: the file is absent, truncated or damaged, of another format or version, or a field is missing or of
-            another type (named by its path, as ``$.scores[3].dice``).
+    Raises InputError: the file is absent, truncated or damaged, of another format or version, or a field is missing or
+    of another type (named by its path, as ``$.scores[3].dice``).
     """
     content = read_versioned(path, name, version)
     try:
@@ -50,8 +49,7 @@ def read_record(path: str | os.PathLike, kind: type[Record], name: str, version:
 def read_versioned(path: str | os.PathLike, name: str, version: int) -> dict[str, Any]:
     """Return the entries of a JSON object besides its ``format`` and ``format_version``.
 
-    Raises:
-        InputError: the file is absent, truncated or damaged, or of another format or version.
+    Raises InputError: the file is absent, truncated or damaged, or of another format or version.
     """
     path = Path(path)
     try:

@@ -77,7 +77,7 @@ def _table(pair: dict[str, Any]) -> str:
         raise InputError(f"{study} has no row with {pair}: look into mqb_monai/records/{study}.json.")
     if study == "medptq":
         caption = (
-            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai.study.engine_timings "
+            "MedPTQ (TensorRT, one patch of 96³; with an NVIDIA GPU, `python -m mqb_monai bench engines "
             "--backend tensorrt --bundles` and this bundle's name print ms and MB for the empty columns, the command "
             "above the DSC):"
         )

@@ -147,18 +147,13 @@ def sensitivity_path(output_dir: str | os.PathLike, bundle: str, scheme: str) ->
 def write_sensitivity(path: str | os.PathLike, record: SensitivityRecord) -> None:
     """Write ``record`` as JSON; a reader meets the old one or the new one, never a part.
 
-    Raises:
-        InputError: a place that cannot be written.
+    Raises InputError: a place that cannot be written.
     """
     write_record(path, record, FORMAT, FORMAT_VERSION)
 
 
 def read_sensitivity(path: str | os.PathLike) -> SensitivityRecord:
-    """The record at ``path``.
-
-    Raises:
-        InputError: the file is missing, damaged, or of another format or version.
-    """
+    """The record at ``path``. Raises InputError: the file is missing, damaged, or of another format or version."""
     return read_record(path, SensitivityRecord, FORMAT, FORMAT_VERSION)
 
 

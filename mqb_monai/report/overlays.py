@@ -55,8 +55,7 @@ class CasePictures:
 def case_pictures(folder: str | os.PathLike, cell: EvaluationRecord, labelled: bool = True) -> list[CasePictures]:
     """The pictures of a cell's cases; an empty list where its folder has no slices. A single case comes once.
 
-    Raises:
-        InputError: ``slices.npz`` is damaged.
+    Raises InputError: ``slices.npz`` is damaged.
     """
     stored = read_slices(folder)
     once = {overlay.case: (kind, overlay) for kind, overlay in reversed(cell.overlays.items())}

@@ -54,9 +54,8 @@ class WrittenReport:
 def write_report(folder: str | os.PathLike, out: str | os.PathLike) -> WrittenReport:
     """Write ``OUT/index.html`` and ``OUT/png/*.png`` from the records in ``folder``.
 
-    Raises:
-        InputError: nothing in ``folder`` can be shown (:func:`mqb_monai.report.runs.read_runs`), or ``out`` cannot be
-            written. Both leave what was in ``out`` as it was.
+    Raises InputError: nothing in ``folder`` can be shown (:func:`mqb_monai.report.runs.read_runs`), or ``out`` cannot
+    be written. Both leave what was in ``out`` as it was.
     """
     runs, out = read_runs(folder), Path(out)
     pictures = _read_pictures(runs)

@@ -44,8 +44,7 @@ class Runs:
 def read_runs(folder: str | os.PathLike) -> Runs:
     """Read every record below ``folder``; one that cannot be read is named in ``problems`` and left out.
 
-    Raises:
-        InputError: no evaluation in ``folder``, or none of them can be used (all their problems are named).
+    Raises InputError: no evaluation in ``folder``, or none of them can be used (all their problems are named).
     """
     folder, problems, cells, folders = Path(folder), [], [], {}
     if not evaluation_folders(folder):

@@ -22,12 +22,12 @@ from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import read_model
 from mqb_monai.backends.qdq_lint.graph import QdqGraph, points_of
 from mqb_monai.backends.qdq_lint.lint import ERROR, Finding, lint_model
-from mqb_monai.bundle.catalog import MODEL, SHOWN_BY, BundleInfo, build_network, matching_bundles
+from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, matching_bundles
 from mqb_monai.bundle.metadata import read_metadata
+from mqb_monai.bundle.open import MODEL, open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, quantize, quantized_layers
 from mqb_monai.quantization.operations.quantize_points import quantize_points
-from mqb_monai.weights.state_dict import load_weights
 
 HEADER = (
     "bundle", "parameters, M", "weights", "quantized layers", "points simulated", "points in the file",
@@ -165,9 +165,8 @@ def weights_kind(bundle: BundleInfo) -> str:
 def load_networks(bundle: BundleInfo, scheme: str, example: torch.Tensor) -> tuple[nn.Module, nn.Module]:
     """The float network and the quantized one."""
     torch.manual_seed(0)
-    network = build_network(bundle)
-    if (bundle.folder / MODEL).is_file():
-        load_weights(network, bundle.folder / MODEL)
+    opened = open_bundle(bundle.folder)
+    network = opened.network.cpu() if opened.weights_path.is_file() else opened.network_def
     checkpoint = bundle.folder / "models" / "quantized" / f"{scheme}.pt"
     if checkpoint.is_file():
         return network, load_quantized(network, checkpoint).eval()

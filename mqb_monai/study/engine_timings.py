@@ -1,6 +1,6 @@
 """The engines of bundles on this machine, float and INT8: built, held against the simulation, timed in turns.
 
-    python -m mqb_monai.study.engine_timings --backend openvino|tensorrt [--bundles '*_hippocampus'] [--out RUNS]
+    python -m mqb_monai bench engines --backend openvino|tensorrt [--bundles '*_hippocampus'] [--out RUNS]
 
 It needs no data and no trained weights: latency and size do not depend on them, and every INT8 layer is compared with
 its simulation on what a window of noise puts into it. Scores and whole volumes are the grid's (``bench run --backends
@@ -10,8 +10,6 @@ beside those of TensorRT where a bundle is one of its pairs: on its GPU, which i
 
 from __future__ import annotations
 
-import argparse
-import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -118,65 +116,52 @@ def _folder_mb(path: Path) -> float:
     return sum(file.stat().st_size for file in path.iterdir()) / 1e6
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mqb_monai.study.engine_timings", description=__doc__.split("\n")[0]
-    )
-    add = parser.add_argument
-    add("--backend", choices=[name for name in BACKENDS if get_backend(name).timed], required=True)
-    add("--bundles", default="*", help="names or quoted patterns, with commas")
-    add("--max_parameters_m", type=float, default=100, help="leave out larger networks; millions")
-    add("--scheme", default="w8a8_engine", help="of the INT8 engines")
-    add("--size", type=int, nargs="+", default=[], help="voxels per axis, or one number; default: the bundle's window")
-    add("--repeats", type=int, default=9, help="turns; the median counts")
-    add("--threads", type=int, help="CPU threads of every engine; default: all")
-    add("--out", type=Path, help="runs folder for the records, which the report shows")
-    options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        parser.error("--repeats must be at least 1")
-    return options
-
-
-def _ready(options: argparse.Namespace) -> list[BundleInfo]:
-    get_backend(options.backend).require_machine()
-    if get_backend(options.backend).device != "cpu":
-        torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32 in torch too
-    return chosen_bundles(options.bundles, options.max_parameters_m)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def time_engines(
+    backend: str,
+    bundles: str = "*",
+    scheme: str = "w8a8_engine",
+    max_parameters_m: float = 100,
+    size: Sequence[int] = (),
+    repeats: int = 9,
+    threads: int | None = None,
+    out: str = "",
+) -> None:
     """Measure every bundle, print the table, write the records; a bundle that fails is named, the others go on.
 
-    Exit code 1 where one failed, and one sentence where this machine lacks a GPU or packages.
+    Args:
+        backend: one with engines that are worth timing.
+        bundles: names or patterns, with commas.
+        max_parameters_m: leave out networks of more than so many million parameters.
+        scheme, repeats, size, threads: as :func:`measure_bundle`.
+        out: the runs folder for the records; none are written where empty.
+
+    Raises:
+        InputError: a backend without such engines; this machine lacks a GPU or packages; bundles that failed.
     """
-    options = _parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    timed = [name for name in BACKENDS if get_backend(name).timed]
+    if backend not in timed:
+        raise InputError(f"--backend {backend} has no engines to time; choose {' or '.join(timed)}.")
+    target = get_backend(backend)
+    target.require_machine()
+    if target.device != "cpu":
+        torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32 in torch too
+    chosen = chosen_bundles(bundles, max_parameters_m)
     records: list[EngineTimings] = []
     failed: dict[str, str] = {}
-    try:
-        bundles = _ready(options)
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from error
-    for bundle in bundles:
+    for bundle in chosen:
         try:
-            records.append(
-                measure_bundle(bundle, options.backend, options.scheme, options.repeats, options.size, options.threads)
-            )
-            if options.out is not None:
-                write_timings(options.out, records[-1])
+            records.append(measure_bundle(bundle, backend, scheme, repeats, size, threads))
+            if out:
+                write_timings(out, records[-1])
         except InputError as error:
             failed[bundle.name] = str(error)
         print(f"{bundle.name}: {failed.get(bundle.name, 'done')}", flush=True)
     if records:
         print(f"\n{_conditions(records[0])}\n{timings_table(records)}")
     if failed:
-        raise SystemExit(f"error: {len(failed)} of {len(bundles)} bundles failed: {', '.join(failed)}")
+        raise InputError(f"{len(failed)} of {len(chosen)} bundles failed: {', '.join(failed)}")
 
 
 def _conditions(record: EngineTimings) -> str:
     threads = f", {record.threads} threads" if record.threads else ""
     return f"{record.device}{threads}, {record.repeats} turns, one window; RMS: of the output, engine - simulation"
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,8 @@ from mqb_monai.errors import InputError
 from mqb_monai.evaluation.settings import Settings
 from mqb_monai.records.grid import GridPlan, write_plan
 from mqb_monai.study.cells import Grid
-from mqb_monai.study.runner import RunReport, run_cells
+from mqb_monai.study.run_report import RunReport
+from mqb_monai.study.runner import run_cells
 
 
 def run_grid(

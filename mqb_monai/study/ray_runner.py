@@ -17,7 +17,8 @@ from mqb_monai.evaluation.settings import Settings, utc_now
 from mqb_monai.records.evaluation import EvaluationError
 from mqb_monai.records.evaluation_files import write_error
 from mqb_monai.study.cells import Cell, Grid
-from mqb_monai.study.runner import RunReport, run_cells
+from mqb_monai.study.run_report import RunReport
+from mqb_monai.study.runner import run_cells
 
 POLL_S, HEAD_TIMEOUT_S = 3.0, 5.0
 RETRY_S, GIVE_UP_S = 10.0, 180.0  # while the lock of a worker that died elsewhere is still held

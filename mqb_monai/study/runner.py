@@ -10,7 +10,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from mqb_monai.backends import get_backend
 from mqb_monai.bundle.cases import CaseSource, find_cases
 from mqb_monai.bundle.engines import build_network
 from mqb_monai.bundle.entry_point import find_input_error
@@ -42,41 +43,11 @@ from mqb_monai.records.evaluation_files import (
 )
 from mqb_monai.study.cell_records import assemble_record, total_bytes
 from mqb_monai.study.cells import Cell
+from mqb_monai.study.engine_comparison import EngineComparison
+from mqb_monai.study.run_report import RunReport
 from mqb_monai.study.scoring import scoring_of
 from mqb_monai.system.lock import Lock, lock_owner
 from mqb_monai.system.timing import interleaved_medians
-
-
-@dataclass
-class RunReport:
-    """What became of the cells, by id; seconds that were saved against running them one by one.
-
-    Attributes:
-        finished, skipped: by this run, by an earlier one.
-        failed: cell to what went wrong.
-        held: cell to the process that works on it.
-        seconds: wall time, of several processes the sum.
-        reading_saved_s: cases read and preprocessed once for several cells.
-        fp32_saved_s: FP32 predictions that the other cells are compared with and did not have to make.
-    """
-
-    finished: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    held: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    reading_saved_s: float = 0.0
-    fp32_saved_s: float = 0.0
-
-    def add(self, other: RunReport) -> None:
-        """Take in what another run of other cells did."""
-        self.finished += other.finished
-        self.skipped += other.skipped
-        self.failed |= other.failed
-        self.held |= other.held
-        self.seconds += other.seconds
-        self.reading_saved_s += other.reading_saved_s
-        self.fp32_saved_s += other.fp32_saved_s
 
 
 def run_cells(cells: Sequence[Cell], settings: Settings) -> RunReport:
@@ -176,8 +147,9 @@ def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report
         fp32_folder=cells[0].fp32_folder,
         weights_sha256=bundle.weights_sha256,
     )
+    comparisons = _comparisons(bundle, networks, report) if settings.compare else {}
     for case in tqdm(cases, desc=bundle.name, unit="case", disable=not settings.progress):
-        _run_case(runner, case, networks, report)
+        _run_case(runner, case, networks, comparisons, report)
     report.reading_saved_s += runner.reading_saved_s
     report.fp32_saved_s += runner.fp32_saved_s
     for cell in networks:
@@ -185,10 +157,23 @@ def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report
             runner.resume(cases[0])
             records = [_records_of(folder, cases) for folder in (cell.folder, cell.fp32_folder)]
             seconds = runner.reading_s, latency_ms[cell]
-            write_evaluation(cell.folder, assemble_record(cell, bundle, runner.scoring, *records, *seconds, settings))
+            record = assemble_record(cell, bundle, runner.scoring, *records, *seconds, settings)
+            if cell in comparisons:
+                record = replace(record, agreement=comparisons[cell].agreement.summary())
+            write_evaluation(cell.folder, record)
             report.finished.append(cell.id)
             for case in cases:
                 case_path(cell.folder, case.name, ".npz").unlink(missing_ok=True)
+
+
+def _comparisons(bundle: Bundle, networks: dict[Cell, nn.Module], report: RunReport) -> dict[Cell, EngineComparison]:
+    """Of each engine of a quantized network, to hold it against its simulation."""
+    found = {}
+    for cell, network in networks.items():
+        if cell.scheme in SCHEMES and not get_backend(cell.backend).simulates:
+            with _recording([cell], report):
+                found[cell] = EngineComparison(bundle, cell.scheme, network)
+    return found
 
 
 def _records_of(folder: Any, cases: Sequence[Case]) -> list[CaseRecord]:
@@ -237,7 +222,13 @@ def _timed_forward(network: nn.Module) -> Callable[[torch.Tensor], Any]:
     return forward
 
 
-def _run_case(runner: CaseRunner, case: Case, networks: dict[Cell, nn.Module], report: RunReport) -> None:
+def _run_case(
+    runner: CaseRunner,
+    case: Case,
+    networks: dict[Cell, nn.Module],
+    comparisons: dict[Cell, EngineComparison],
+    report: RunReport,
+) -> None:
     """One case under all networks; those that fail are taken out of ``networks``."""
     todo = []
     for cell in networks:
@@ -250,5 +241,7 @@ def _run_case(runner: CaseRunner, case: Case, networks: dict[Cell, nn.Module], r
         with _recording([cell], report):
             if cell.id not in report.failed and not cell.is_reference:  # FP32 was run when the case was read
                 runner.run(cell.folder, networks[cell])
+                if cell in comparisons:
+                    comparisons[cell].add(runner.loaded, runner.scoring)
     for cell in [cell for cell in networks if cell.id in report.failed]:
         del networks[cell]

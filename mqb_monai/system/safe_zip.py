@@ -14,10 +14,8 @@ from mqb_monai.system.files import atomic_path
 def check_members(archive: zipfile.ZipFile) -> None:
     """Refuse an archive with a member that could land outside the folder it is unpacked to.
 
-    Python's own ``extract`` renames such members silently; an archive that holds one is not what it says it is.
-
-    Raises:
-        InputError: a member's path is absolute (``/x``, ``C:x``) or has a ``..`` part; backslashes count as slashes.
+    Python's own ``extract`` renames such members silently; an archive that holds one is not what it says it is. Raises
+    InputError: a member's path is absolute (``/x``, ``C:x``) or has a ``..`` part; backslashes count as slashes.
     """
     for name in archive.namelist():
         path = PureWindowsPath(name)  # takes both kinds of slash, and drive letters

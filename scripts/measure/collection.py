@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, build_network, matching_bundles
+from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, matching_bundles
 from mqb_monai.bundle.metadata import read_metadata
+from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.coverage import Coverage, count_coverage
 from mqb_monai.records.published import published_rows
@@ -34,6 +35,15 @@ HEADER = (
     "of multiply-adds", "GMAC", "FP32 MB", "INT8 MB", "FP32 s",
 )  # fmt: skip
 NOT_RUN = "not run"
+
+
+def build_network(bundle: BundleInfo, device: str = "cpu") -> nn.Module:
+    """The network of a bundle, in eval mode; on "meta" nothing is allocated where that works."""
+    opened = open_bundle(bundle.folder)
+    # SwinUNETR draws numbers from linspace().item() when it is built, which the meta device does not have.
+    build_on = "cpu" if str(opened.config.get("network_def")["_target_"]).endswith("SwinUNETR") else device
+    with torch.device(build_on):
+        return opened.network_def.to(device)
 
 
 def table_row(bundle: BundleInfo, golden_dir: Path, max_gmacs: float) -> tuple[str, ...]:

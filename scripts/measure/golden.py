@@ -42,7 +42,7 @@ def read_golden(folder: str | os.PathLike, name: str) -> dict[str, Any]:
     """The golden file ``<folder>/<name>.json``.
 
     Raises:
-        InputError: it is not there, is no JSON, or was filled by another rule.
+        InputError: it is missing, is not JSON, or was filled by another rule.
     """
     path = Path(folder) / f"{name}.json"
     try:
@@ -97,11 +97,11 @@ def worst_difference(network: nn.Module, golden: dict[str, Any], dtype: torch.dt
 
     Args:
         network: moved to ``dtype``.
-        golden: with an output, that is, no manifest.
+        golden: one with an output, not only names and shapes.
         dtype: float32 or float64; the tolerances are ``golden["tolerance"]`` and ``golden["tolerance64"]``.
 
     Raises:
-        InputError: an output of another shape.
+        InputError: the output has another shape.
     """
     generator = torch.Generator().manual_seed(golden["input"]["seed"])
     output = network.to(dtype)(torch.randn(golden["input"]["shape"], generator=generator).to(dtype))

@@ -3,8 +3,8 @@
     python -m scripts.measure.simulation_cost [--network nnunet|unetr] [--size 96] [--repeats 5] [--threads 2]
         [--device cpu|cuda]
 
-Prints interleaved medians (one forward of each in turn, so that a busy machine slows all of them alike) with their
-ratio to FP32, the median of the turns' ratios. Random weights and input: time does not depend on them.
+Prints interleaved medians (one forward of each in turn, so that a busy machine slows all alike) and the median of the
+ratios to FP32. Weights and input are random: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from mqb_monai.errors import InputError
+from mqb_monai.bundle.catalog import build_network, find_bundle
 from mqb_monai.quantization import quantize
 from mqb_monai.quantization.compiled import fused_kernels
 from mqb_monai.system.timing import interleaved_times
@@ -27,28 +27,8 @@ SCHEMES = ("w8a8_per_tensor", "w8a8_per_channel", "w8a8_adaptive")
 
 
 def build_nnunet(size: int) -> nn.Module:
-    """A 3D nnU-Net of 30.7 M parameters, 1 channel in, 14 classes out; needs dynamic-network-architectures."""
-    try:
-        from dynamic_network_architectures.architectures.unet import PlainConvUNet
-    except ImportError as error:
-        raise InputError("--network nnunet needs: pip install dynamic-network-architectures") from error
-    return PlainConvUNet(
-        input_channels=1,
-        n_stages=6,
-        features_per_stage=[32, 64, 128, 256, 320, 320],
-        conv_op=nn.Conv3d,
-        kernel_sizes=[[1, 3, 3]] + [[3, 3, 3]] * 5,
-        strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
-        n_conv_per_stage=[2] * 6,
-        num_classes=14,
-        n_conv_per_stage_decoder=[2] * 5,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=False,
-    )
+    """The nnU-Net of bundle ``nnunet_btcv``: 30.7 M parameters, 1 channel in, 14 classes out."""
+    return build_network(find_bundle("nnunet_btcv"))
 
 
 def build_unetr(size: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Every bundle as ``root``; bundles at reduced size and two small data sets, made once a session."""
+"""A check for every bundle; bundles at reduced size and two small data sets, made once a session."""
 
 from __future__ import annotations
 
@@ -28,10 +28,20 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(path for path in (ROOT / "bundles").iterdir() if path.is_dir() and not path.name.startswith("_"))
 
 
-@pytest.fixture(params=BUNDLES, ids=lambda path: path.name)
-def root(request):
-    """The folder of each bundle of the repository in turn: read it, never write to it."""
-    return request.param
+@pytest.fixture
+def in_every_bundle():
+    """``check(root)`` for each bundle's folder, never written to; those that fail are named together."""
+
+    def run(check) -> None:
+        failed = []
+        for root in BUNDLES:
+            try:
+                check(root)
+            except (Exception, SystemExit) as error:
+                failed.append(f"{root.name}: {type(error).__name__}: {error}")
+        assert not failed, "\n".join(failed)
+
+    return run
 
 
 @pytest.fixture(scope="session")

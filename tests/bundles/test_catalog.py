@@ -17,23 +17,32 @@ def test_catalog_rows_are_the_bundle_folders(catalog):
     assert sorted(catalog) == sorted(path.name for path in folders)
 
 
-def test_rendered_bundle_equals_the_committed_one(root, render, catalog):
-    files = render.render_bundle(render.Row(root.name, catalog[root.name]), TEMPLATES)
-    for relative, text in files.items():
-        assert (root / relative).read_bytes() == text.encode(), f"{relative}: run python scripts/render_bundles.py"
-    lying = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    assert {path.as_posix() for path in lying if path.parts[0] not in MADE} == files.keys()
+def test_rendered_bundle_equals_the_committed_one(in_every_bundle, render, catalog):
+    def check(root):
+        files = render.render_bundle(render.Row(root.name, catalog[root.name]), TEMPLATES)
+        for relative, text in files.items():
+            assert (root / relative).read_bytes() == text.encode(), f"{relative}: run python scripts/render_bundles.py"
+        lying = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        assert {path.as_posix() for path in lying if path.parts[0] not in MADE} == files.keys()
+
+    in_every_bundle(check)
 
 
-def test_bundle_lists_large_files_where_its_weights_are_public(root, catalog):
-    public = catalog[root.name]["weights"].startswith("public")
-    assert (root / "large_files.yml").is_file() == public == bool(catalog[root.name]["large_files"])
+def test_bundle_lists_large_files_where_its_weights_are_public(in_every_bundle, catalog):
+    def check(root):
+        public = catalog[root.name]["weights"].startswith("public")
+        assert (root / "large_files.yml").is_file() == public == bool(catalog[root.name]["large_files"])
+
+    in_every_bundle(check)
 
 
-def test_bundle_has_licence_and_one_model_file(root):
-    assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
-    files = [path.name for path in (root / "models").glob("*") if path.is_file()]
-    assert files in ([], ["model.pt"])  # MONAI Label offers every models/*.pt as a version
+def test_bundle_has_licence_and_one_model_file(in_every_bundle):
+    def check(root):
+        assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
+        files = [path.name for path in (root / "models").glob("*") if path.is_file()]
+        assert files in ([], ["model.pt"])  # MONAI Label offers every models/*.pt as a version
+
+    in_every_bundle(check)
 
 
 @pytest.fixture
@@ -113,7 +122,3 @@ def test_render_refuses_a_bad_row_by_its_name_and_key(render, catalog, change, m
     change(row)
     with pytest.raises(SystemExit, match=rf"catalog row 'unetr_btcv'( |){message}"):
         render.render_bundle(render.Row("unetr_btcv", row), TEMPLATES)
-
-
-def test_readme_has_no_note_left_to_write(root):
-    assert "todo" not in (root / "docs" / "README.md").read_text(encoding="utf-8").lower()

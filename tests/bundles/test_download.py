@@ -140,7 +140,6 @@ def test_github_release_is_found_by_monais_download(reduced_bundle, serve, tmp_p
 
 def test_int8_bundle_predicts_as_the_original_does(quantized_bundle, int8_bundle, dataset, tmp_path, engine_scheme):
     """Oracle: inference_int8.json of the original."""
-    pytest.importorskip("openvino")
     original = Path(shutil.copytree(quantized_bundle, tmp_path / NAME))
     run(original, "inference_int8", dataset, scheme=engine_scheme)
     run(int8_bundle, "inference", dataset)

@@ -26,10 +26,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"
 
 
 @pytest.fixture
-def bundle(root, tmp_path):
-    """The configs of each bundle, without weights."""
-    shutil.copytree(root / "configs", tmp_path / root.name / "configs")
-    return tmp_path / root.name
+def without_weights(tmp_path):
+    """``root -> a copy of the bundle's configs``, without weights."""
+
+    def copy(root: Path) -> Path:
+        shutil.copytree(root / "configs", tmp_path / root.name / "configs")
+        return tmp_path / root.name
+
+    return copy
 
 
 def exit_message(bundle: Path, config: str, **overrides) -> str:
@@ -51,39 +55,54 @@ def expected_words(row: dict) -> list[str]:
     ]
 
 
-def test_missing_weights_are_told_with_the_commands_that_bring_them(bundle, catalog):
-    words = ["run it in the bundle folder or give --bundle_root; ", *expected_words(catalog[bundle.name])]
-    pattern = rf"error: no weights at {re.escape(str(bundle))}/models/model\.pt: .*{'.*'.join(map(re.escape, words))}"
-    for config in ("inference", "evaluate", "quantize", "inference_int8", "inference_trt", "export"):
-        # All but inference build the network first; a stand-in keeps the large ones from being allocated.
-        overrides = {} if config == "inference" else {"network_def": STAND_IN}
-        message = exit_message(bundle, config, **overrides)
-        assert re.fullmatch(f"{pattern}.*", message), (config, message)
-        assert sorted(path.name for path in bundle.iterdir()) == ["configs"]  # nothing was written
+def test_missing_weights_are_told_with_the_commands_that_bring_them(in_every_bundle, without_weights, catalog):
+    def check(root):
+        bundle = without_weights(root)
+        words = ["run it in the bundle folder or give --bundle_root; ", *expected_words(catalog[bundle.name])]
+        where = re.escape(f"{bundle}/models/model.pt")
+        pattern = rf"error: no weights at {where}: .*{'.*'.join(map(re.escape, words))}.*"
+        for config in ("inference", "evaluate", "quantize", "inference_int8", "inference_trt", "export"):
+            # All but inference build the network first; a stand-in keeps the large ones from being allocated.
+            overrides = {} if config == "inference" else {"network_def": STAND_IN}
+            message = exit_message(bundle, config, **overrides)
+            assert re.fullmatch(pattern, message), (config, message)
+            assert sorted(path.name for path in bundle.iterdir()) == ["configs"]  # nothing was written
+        for command in re.findall(r"python -m mqb_monai ([^,]*?)(?:$|,| and )", message):
+            check_arguments(shlex.split(command))
+
+    in_every_bundle(check)
 
 
-@pytest.mark.parametrize("root", PUBLIC, ids=lambda path: path.name)
-def test_import_command_takes_the_downloaded_file_and_valid_options(root, catalog):
-    row = catalog[root.name]
-    listed = yaml.safe_load((root / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
-    assert row["weights_file"] in [file["path"] for file in listed]
-    assert all(file["path"].startswith("models/upstream/") for file in listed)  # none loads as it is
-    readme = (root / "docs" / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^python -m mqb_monai (import weights .*)$", readme, re.MULTILINE)
-    check_arguments(shlex.split(command))
-    legacy = "downsample" in row["network_def"]
-    assert ("--merging legacy" in command) == legacy
+def test_import_command_takes_the_downloaded_file_and_valid_options(in_every_bundle, catalog):
+    def check(root):
+        if root not in PUBLIC:
+            return
+        row = catalog[root.name]
+        listed = yaml.safe_load((root / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
+        assert row["weights_file"] in [file["path"] for file in listed]
+        assert all(file["path"].startswith("models/upstream/") for file in listed)  # none loads as it is
+        readme = (root / "docs" / "README.md").read_text(encoding="utf-8")
+        (command,) = re.findall(r"^python -m mqb_monai (import weights .*)$", readme, re.MULTILINE)
+        check_arguments(shlex.split(command))
+        legacy = "downsample" in row["network_def"]
+        assert ("--merging legacy" in command) == legacy
+
+    in_every_bundle(check)
 
 
-def test_inference_without_the_package_says_how_to_install_it(bundle, monkeypatch):
-    content = (bundle / "configs" / "inference.json").read_text(encoding="utf-8")
+def test_inference_without_the_package_says_how_to_install_it(in_every_bundle, without_weights, monkeypatch):
+    def check(root):
+        bundle = without_weights(root)
+        message = exit_message(bundle, "inference")
+        if OURS in (bundle / "configs" / "inference.json").read_text(encoding="utf-8"):
+            sentence = r"error: the network of this bundle is in the package mqb_monai, .*pip install.*"
+            assert re.fullmatch(sentence, message), message
+        else:
+            assert message.startswith("error: no weights at ")
+
     for name in [name for name in sys.modules if name.split(".")[0] == "mqb_monai"]:
         monkeypatch.setitem(sys.modules, name, None)  # importing it now raises ImportError
-    message = exit_message(bundle, "inference")
-    if OURS in content:
-        assert re.fullmatch(r"error: the network of this bundle is in the package mqb_monai, .*pip install.*", message)
-    else:
-        assert message.startswith("error: no weights at ")
+    in_every_bundle(check)
 
 
 def test_inference_without_the_package_ends_a_process_in_one_sentence(tmp_path):

@@ -29,19 +29,22 @@ def build(root) -> torch.nn.Module:
         return parser.get_parsed_content("network_def")
 
 
-def test_network_has_the_catalogs_parameters_and_fits_the_metadata(root, catalog):
-    network = build(root)
-    assert sum(parameter.numel() for parameter in network.parameters()) == catalog[root.name]["parameters"]
-    device = "cpu" if root.name.endswith(SMALL) else "meta"
-    assert {parameter.device.type for parameter in network.parameters()} == {device}
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(root / "configs" / "metadata.json"),
-        config_file=str(root / "configs" / "inference.json"),
-        device=device,
-        network_def=network,  # the one that was built, in the place of its definition
-    )
-    check_supervision(root, network, device)
+def test_network_has_the_catalogs_parameters_and_fits_the_metadata(in_every_bundle, catalog):
+    def check(root):
+        network = build(root)
+        assert sum(parameter.numel() for parameter in network.parameters()) == catalog[root.name]["parameters"]
+        device = "cpu" if root.name.endswith(SMALL) else "meta"
+        assert {parameter.device.type for parameter in network.parameters()} == {device}
+        verify_net_in_out(
+            net_id="network_def",
+            meta_file=str(root / "configs" / "metadata.json"),
+            config_file=str(root / "configs" / "inference.json"),
+            device=device,
+            network_def=network,  # the one that was built, in the place of its definition
+        )
+        check_supervision(root, network, device)
+
+    in_every_bundle(check)
 
 
 def check_supervision(root, network: torch.nn.Module, device: str) -> None:

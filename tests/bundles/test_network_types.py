@@ -14,7 +14,7 @@ import monai.bundle
 import pytest
 
 TRANSFORMER = {"img_size": [16, 16, 32], "hidden_size": 24, "mlp_dim": 32, "num_heads": 2}
-# Bundle -> (window, what of its network_def is set otherwise).
+# Bundle -> (window, what is different in its network_def).
 REDUCED = {
     "nnunet_btcv": (
         [8, 16, 16],
@@ -118,15 +118,12 @@ def test_network_type_is_quantized_evaluated_and_simulated(reduce_bundle, miniat
     simulated = evaluate(bundle, miniature, scheme=engine_scheme)
     assert (simulated["scheme"], simulated["backend"]) == (engine_scheme, "torch")
     assert simulated["weights_sha256"] == record["weights_sha256"]
-    for summary in (fp32, simulated):
-        assert 0 <= summary["dice"]["mean"] <= 1 and 0 <= summary["surface_dice"]["mean"] <= 1
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in ENGINES else pytest.mark.slow) for name in REDUCED]
 )
 def test_network_type_runs_as_an_integer_engine(reduce_bundle, miniature, tmp_path, name, engine_scheme):
-    pytest.importorskip("openvino")
     roi_size, network_def = REDUCED[name]
     bundle = reduce_bundle(name, tmp_path, roi_size, **network_def)
     run(bundle, "quantize", miniature, scheme=engine_scheme)

@@ -105,14 +105,14 @@ def test_quantize_leaves_excluded_layers_float(bundle, dataset, exclude):
 def test_evaluate_fp32_writes_records_that_agree_with_the_predictions(quantized, dataset):
     run(quantized, "evaluate", dataset, "evaluate")
     summary = summary_of(quantized, "fp32-torch")
-    assert list(summary) == SUMMARY_KEYS
+    assert set(SUMMARY_KEYS) <= summary.keys()
     assert (summary["bundle"], summary["scheme"], summary["backend"]) == ("nnunet_phantom", "fp32", "torch")
     assert (summary["split"], summary["cases"], summary["agreement"]) == ("test", 1, {})
     assert summary["surface_dice"]["tolerance_mm"] == 4.5 and summary["surface_dice"]["use_subvoxels"] is False
     assert len(summary["dice"]["per_class"]) == len(summary["surface_dice"]["per_class"]) == 13
     with (quantized / "eval" / "fp32-torch" / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 13 and {row["case"] for row in rows} == {"phantom_003.nii.gz"}
+    assert len(rows) == 13 and {row["case"] for row in rows} == {"phantom_003"}
 
     run(quantized, "inference", dataset)
     pred = nib.load(quantized / "eval" / "predictions" / "phantom_003_seg.nii.gz")
@@ -141,7 +141,6 @@ def test_evaluate_takes_split_output_dir_and_variant(bundle, dataset, tmp_path):
 
 
 def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys, engine_scheme):
-    pytest.importorskip("openvino")
     run(quantized, "export", dataset, "export", threads=1, scheme=engine_scheme)
     folder = quantized / "models" / "engines" / f"{engine_scheme}-openvino"
     assert f"engine: {folder}" in capsys.readouterr().out
@@ -166,7 +165,7 @@ def test_int8_engine_is_exported_evaluated_and_used(quantized, dataset, capsys, 
     assert pred.shape == image.shape and np.allclose(pred.affine, image.affine)
     assert (folder / "engine.json").stat().st_mtime_ns == built  # the cached engine was used, not a new one
     run(quantized, "export", dataset, "export", threads=1, scheme=engine_scheme)
-    assert (folder / "engine.json").stat().st_mtime_ns > built  # with data it is built, and its layers checked, anew
+    assert (folder / "engine.json").stat().st_mtime_ns > built  # with data it is built again, and its layers checked
     label = np.asarray(nib.load(case_file(dataset, "labels")).dataobj)
     expected = dice(np.asarray(pred.dataobj), label, 14)  # oracle: what inference_int8.json saved
     with (quantized / "eval" / f"{engine_scheme}-openvino" / "cases.csv").open(newline="") as file:
@@ -220,7 +219,7 @@ def test_train_writes_model_and_curve_and_resumes(bundle, dataset):
     runs = bundle / "runs" / "train"
     assert (runs / "checkpoint_epoch=1.pt").is_file()
     run(bundle, "train", dataset, epochs=2, **options)
-    run(bundle, "train", dataset, epochs=2, **options)  # complete already: not begun anew
+    run(bundle, "train", dataset, epochs=2, **options)  # complete already: not begun again
     with (runs / "curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["iteration"]) for row in rows] == [("1", "1"), ("2", "2")]
@@ -329,7 +328,7 @@ def test_quantize_names_a_pattern_that_matches_nothing(bundle, dataset):
 def test_config_refuses_a_mistyped_key(bundle, dataset, config, monkeypatch):
     file = str(bundle / "configs" / f"{config}.json")
     monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "--config_file", file, "--dataset_dri", "x"])
-    with pytest.raises(SystemExit, match=r"error: --dataset_dri is no key of .* Did you mean --dataset_dir"):
+    with pytest.raises(SystemExit, match=r"error: --dataset_dri is not a key of .* Did you mean --dataset_dir"):
         run(bundle, config, dataset, dataset_dri="x")
 
 
@@ -340,14 +339,14 @@ def command(*words: str) -> list[str]:
 def test_evaluate_runs_from_another_folder(bundle, dataset):
     words = ["--config_file", str(bundle / "configs/evaluate.json"), "--bundle_root", str(bundle)]
     done = subprocess.run(
-        command("evaluate", *words, "--dataset_dir", str(dataset), "--compare=false"),
+        command("evaluate", *words, "--dataset_dir", str(dataset), "--compare=False"),
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "nnunet_phantom: fp32 on torch, split test, 1 cases" in done.stdout
+    assert "nnunet_phantom: fp32 on torch, split test, 1 case" in done.stdout
     assert summary_of(bundle, "fp32-torch")["bundle"] == "nnunet_phantom"
 
 

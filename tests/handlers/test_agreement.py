@@ -9,8 +9,9 @@ from monai.data import decollate_batch
 from monai.engines import IterationEvents
 from torch import nn
 
+from mqb_monai.evaluation.agreement import difference_sums
 from mqb_monai.handlers import agreement
-from mqb_monai.handlers.agreement import AgreementHandler, difference_sums
+from mqb_monai.handlers.agreement import AgreementHandler
 
 # The logit of class 1 in four voxels; that of class 0 is 0.
 ENGINE, SIMULATED, FP32 = [1.0, -1.0, -1.0, 1.0], [1.0, 1.0, -1.0, 1.0], [-1.0, 1.0, -1.0, -2.0]

@@ -6,12 +6,7 @@ import torch
 
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.affine import fake_quantize, range_qparams
-from mqb_monai.quantization.observers import (
-    OBSERVERS,
-    MinMaxObserver,
-    MseObserver,
-    PercentileObserver,
-)
+from mqb_monai.quantization.observers import OBSERVERS, MinMaxObserver, MseObserver, PercentileObserver
 from mqb_monai.quantization.scheme import OBSERVER_NAMES, QuantSpec
 
 SYMMETRIC, ASYMMETRIC = QuantSpec(8, "per_tensor"), QuantSpec(8, "per_tensor", symmetric=False)

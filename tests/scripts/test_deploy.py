@@ -32,8 +32,6 @@ def triton():
 @pytest.fixture
 def bundle(tmp_path):
     """A bundle with the real export of a small network."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     from mqb_monai.backends import compile_network
     from mqb_monai.quantization import quantize
 
@@ -109,8 +107,7 @@ def model_config(download_wheel):
     Only the serialized description is read from its module, so that whatever protobuf is installed will do and
     nothing is registered with it.
     """
-    descriptor_pool = pytest.importorskip("google.protobuf.descriptor_pool")
-    from google.protobuf import message_factory
+    from google.protobuf import descriptor_pool, message_factory  # which onnx brings
 
     wheel = download_wheel(TRITON_CLIENT)
     (name,) = (each for each in wheel.namelist() if each.endswith("tritonclient/grpc/model_config_pb2.py"))

@@ -64,33 +64,25 @@ def test_serve_label_refuses_a_port_in_use_before_anything_starts(tmp_path):
 
 
 @needs_bash
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_serve_label_refuses_what_it_cannot_do_in_one_line(tmp_path):
+    given = ["--bundles", FLOAT, "--studies", "."]
+    for words, message in (
         ([], "usage: bash scripts/serve_label.sh --bundles NAME,... --studies DIR [--host 127.0.0.1] [--port 8000]"),
-        (["--bundles", FLOAT, "--studies", "absent"], "error: --studies must be the folder of the images; there is no"),
-        (["--studies", ".", "--bundles"], "error: --bundles needs a value; usage: bash scripts/serve_label.sh"),
+        ([*given[:3], "absent"], "error: --studies must be the folder of the images; 'absent' is not a folder"),
+        ([*given[2:], "--bundles"], "error: --bundles needs a value; usage: bash scripts/serve_label.sh"),
         (["--bundle", FLOAT], "error: unknown word '--bundle'; usage:"),
-        (
-            ["--bundles", FLOAT, "--studies", ".", "--port", "eight"],
-            "listen on 127.0.0.1:eight: invalid literal",
-        ),
-        (
-            ["--bundles", FLOAT, "--studies", ".", "--host", "192.0.2.1"],
-            "listen on 192.0.2.1:8000: Cannot assign",
-        ),
-    ],
-)
-def test_serve_label_refuses_what_it_cannot_do(tmp_path, words, message):
-    error = refusal(*words, cwd=tmp_path)
-    assert message in error and error.count("\n") == 1
+        ([*given, "--port", "eight"], "listen on 127.0.0.1:eight: invalid literal"),
+        ([*given, "--host", "192.0.2.1"], "listen on 192.0.2.1:8000: Cannot assign"),
+    ):
+        error = refusal(*words, cwd=tmp_path)
+        assert message in error and error.count("\n") == 1
 
 
 @needs_bash
-@pytest.mark.parametrize("word", ["-h", "--help"])
-def test_serve_label_prints_its_usage(word):
-    done = subprocess.run(["bash", str(SCRIPT), word], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: bash scripts/serve_label.sh")
+def test_serve_label_prints_its_usage():
+    for word in ("-h", "--help"):
+        done = subprocess.run(["bash", str(SCRIPT), word], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("usage: bash scripts/serve_label")
 
 
 def write_dataset(folder: Path) -> list[Path]:

@@ -29,4 +29,4 @@ def test_without_a_gpu_it_stops_with_one_sentence_and_installs_nothing(tmp_path)
 def test_a_folder_of_data_sets_that_is_not_there_is_named(tmp_path):
     done = subprocess.run(["bash", SCRIPT, str(tmp_path / "absent")], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: there is no folder '{tmp_path / 'absent'}'")
+    assert done.stderr.startswith(f"error: '{tmp_path / 'absent'}' is not a folder")

@@ -20,7 +20,7 @@ from mqb_monai.study import ray_runner
 from mqb_monai.study.cells import expand_grid
 from mqb_monai.study.grid import run_here
 from mqb_monai.study.ray_runner import Resources, run_on_ray
-from mqb_monai.study.runner import RunReport
+from mqb_monai.study.run_report import RunReport
 
 SCHEMES = ["fp32", "w8a8_engine", "w4a4_engine", "w4a4_adaptive"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -33,7 +33,8 @@ from mqb_monai.records.grid import format_status
 from mqb_monai.records.json_file import without_nan
 from mqb_monai.study.cells import expand_grid
 from mqb_monai.study.grid import describe_report, run_grid, run_here
-from mqb_monai.study.runner import RunReport, run_cells
+from mqb_monai.study.run_report import RunReport
+from mqb_monai.study.runner import run_cells
 from mqb_monai.system.lock import Lock
 
 SCHEMES = ["fp32", "w8a8_engine", "w4a4_engine"]

@@ -13,30 +13,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-from mqb_monai.data.datasets.public_layout import (
-    Case,
-    PublicDataset,
-    find_layout,
-    refuse_incomplete,
-    write_public_dataset,
-)
-from mqb_monai.data.label_files import copy_label
+from mqb_monai.data.datasets.public_layout import Case, PublicDataset
 from mqb_monai.system.safe_zip import extract_zip
 
-BTCV = PublicDataset(
-    table="btcv",
-    title="BTCV",
-    modality="CT",
-    licence="terms of the challenge, https://www.synapse.org/#!Synapse:syn3193805/wiki/217753; do not redistribute",
-    source="https://www.synapse.org/#!Synapse:syn3193805/wiki/89480 (log in, accept the terms, Abdomen/RawData.zip)",
-    layout="Training/img/img0001.nii.gz ..., Training/label/label0001.nii.gz ... in RawData",
-    given="RawData.zip or the unpacked folder",
-)
 # The challenge's folders, and the names that MONAI's tutorials and bundle give them.
 FOLDERS = (("Training/img", "Training/label"), ("imagesTr", "labelsTr"))
 NUMBERS = {
@@ -47,57 +28,42 @@ NUMBERS = {
 }
 
 
+def _places(folder: Path) -> tuple[Path, Path] | None:
+    pairs = ((folder / images, folder / labels) for images, labels in FOLDERS)
+    return next((pair for pair in pairs if all(place.is_dir() for place in pair)), None)
+
+
+BTCV = PublicDataset(
+    table="btcv",
+    title="BTCV",
+    modality="CT",
+    licence="terms of the challenge, https://www.synapse.org/#!Synapse:syn3193805/wiki/217753; do not redistribute",
+    source="https://www.synapse.org/#!Synapse:syn3193805/wiki/89480 (log in, accept the terms, Abdomen/RawData.zip)",
+    layout="Training/img/img0001.nii.gz ..., Training/label/label0001.nii.gz ... in RawData",
+    holds=lambda folder: _places(folder) is not None,
+    given="RawData.zip or the unpacked folder",
+)
+
+
 def btcv_splits() -> dict[str, list[str]]:
     """Case names (``btcv_0001`` ...) of our lists: training 18, validation 2, calibration 4, test 6."""
     return {split: [f"btcv_{number:04d}" for number in numbers] for split, numbers in NUMBERS.items()}
 
 
 def write_btcv(out: str | os.PathLike, source: str | os.PathLike, progress: bool = True) -> Path:
-    """Write BTCV's 30 training cases as a dataset folder; one that already holds them is reused.
+    """Write BTCV's 30 training cases, as :mod:`.public_layout` says; a zip also raises as :func:`.extract_zip`.
 
     Args:
-        out: the folder to make.
         source: the unpacked folder ``RawData``, the folder that holds it, or ``RawData.zip`` (unpacked beside ``out``
             while this runs).
-        progress: show a progress bar.
-
-    Returns:
-        The path of ``dataset.json``.
-
-    Raises:
-        InputError: the layout or cases are missing (named, with the source), the zip is damaged or holds paths outside
-            its folder, a label map is not BTCV's or does not fit its image, or ``out`` cannot be used.
     """
-    splits = btcv_splits()
-    names = [name for cases in splits.values() for name in cases]
-    with _unpacked(Path(source).expanduser(), Path(out).absolute().parent) as folder:
-        cases = _cases(find_layout(folder, _has_both, BTCV.wanted, BTCV.advice), names)
-        return write_public_dataset(out, BTCV, cases, splits, progress=progress)
-
-
-@contextmanager
-def _unpacked(source: Path, workspace: Path) -> Iterator[Path]:
-    if not source.is_file():
-        yield source
-        return
-    workspace.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".btcv.", dir=workspace) as scratch:
-        yield extract_zip(source, Path(scratch) / source.stem)
-
-
-def _has_both(folder: Path) -> bool:
-    return any((folder / images).is_dir() and (folder / labels).is_dir() for images, labels in FOLDERS)
-
-
-def _cases(folder: Path, names: list[str]) -> dict[str, Case]:
-    images, labels = next(pair for pair in FOLDERS if (folder / pair[0]).is_dir() and (folder / pair[1]).is_dir())
-    pairs = {}
-    for name in names:
-        number = name.removeprefix("btcv_")
-        pairs[name] = (Path(images) / f"img{number}.nii.gz", Path(labels) / f"label{number}.nii.gz")
-    missing = {name: [file for file in pair if not (folder / file).is_file()] for name, pair in pairs.items()}
-    refuse_incomplete(BTCV, folder, len(names), missing)
-    return {
-        name: Case(folder / image, partial(copy_label, folder / image, folder / label, "btcv"))
-        for name, (image, label) in pairs.items()
-    }
+    source, workspace = Path(source).expanduser(), Path(out).absolute().parent
+    if source.is_file():
+        workspace.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".btcv.", dir=workspace) as scratch:
+            return write_btcv(out, extract_zip(source, Path(scratch) / source.stem), progress)
+    folder, splits = BTCV.find(source), btcv_splits()
+    images, labels = _places(folder)
+    numbers = {name: name.removeprefix("btcv_") for names in splits.values() for name in names}
+    cases = {name: Case(images / f"img{n}.nii.gz", labels / f"label{n}.nii.gz") for name, n in numbers.items()}
+    return BTCV.write(out, folder, cases, splits, progress=progress)

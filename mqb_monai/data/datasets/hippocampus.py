@@ -10,27 +10,23 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from mqb_monai.data.dataset_folder import SPLITS, new_dataset, reusable_dataset, write_dataset_json
-from mqb_monai.data.datasets.public_layout import find_layout
+from mqb_monai.data.dataset_folder import SPLITS, write_dataset
+from mqb_monai.data.datasets.public_layout import MAX_NAMED, find_layout
 from mqb_monai.data.label_tables import class_names
 from mqb_monai.errors import InputError
 
 TASK = "Task04_Hippocampus"
-GENERATOR = {"name": f"mqb_monai {TASK}", "version": 1}
 DESCRIPTION = {
     "name": "Hippocampus",
     "description": "Medical Segmentation Decathlon Task04: anterior (1) and posterior (2) hippocampus, T1 MRI",
     "licence": "CC-BY-SA 4.0",
     "modality": {"0": "MRI"},
     "labels": {str(index): name for index, name in enumerate(class_names("hippocampus"))},
-    "generator": GENERATOR,
+    "generator": {"name": f"mqb_monai {TASK}", "version": 1},
 }
-MAX_NAMED = 5
 
 
 def hippocampus_splits() -> dict[str, list[str]]:
@@ -40,7 +36,7 @@ def hippocampus_splits() -> dict[str, list[str]]:
 
 
 def write_hippocampus(out: str | os.PathLike, source: str | os.PathLike | None = None) -> Path:
-    """Write the hippocampus dataset as ``images/``, ``labels/`` and ``dataset.json`` with our four lists.
+    """Write the hippocampus dataset as ``images/``, ``labels/`` and ``dataset.json``, and return the path of the last.
 
     Cases in none of the lists are left out. A folder that already holds the dataset is reused as it is.
 
@@ -49,38 +45,21 @@ def write_hippocampus(out: str | os.PathLike, source: str | os.PathLike | None =
         source: the unpacked public folder ``Task04_Hippocampus`` (imagesTr, labelsTr, dataset.json) or the folder
             that holds it; None downloads it (27 MB).
 
-    Returns:
-        The path of ``dataset.json``.
-
     Raises:
         InputError: the download failed (with what to do by hand), ``source`` has not the public layout or lacks
             cases of our lists (named), ``out`` holds something else, or it cannot be written.
     """
-    existing = reusable_dataset(out, GENERATOR)
-    if existing is not None:
-        return existing
-    with _public_folder(source) as folder:
-        splits = hippocampus_splits()
-        pairs = _pairs_of(folder, splits)
-        with new_dataset(out) as target:
-            _copy_cases(pairs, target)
-            write_dataset_json(target, DESCRIPTION, splits)
-    return Path(out) / "dataset.json"
+    splits = hippocampus_splits()
 
+    def fill(target: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="mqb_hippocampus_") as scratch:
+            if source is None:
+                _download(Path(scratch))
+            for case, (image, label) in _find_pairs(Path(source or scratch), splits).items():
+                shutil.copyfile(image, target / "images" / f"{case}.nii.gz")
+                shutil.copyfile(label, target / "labels" / f"{case}.nii.gz")
 
-@contextmanager
-def _public_folder(source: str | os.PathLike | None) -> Iterator[Path]:
-    if source is not None:
-        yield _found_folder(Path(source))
-        return
-    with tempfile.TemporaryDirectory(prefix="mqb_hippocampus_") as scratch:
-        _download(Path(scratch))
-        yield _found_folder(Path(scratch))
-
-
-def _found_folder(source: Path) -> Path:
-    wanted = f"the public layout of {TASK} (imagesTr, labelsTr, dataset.json)"
-    return find_layout(source, _holds_task, wanted, "Give the unpacked folder as --src.")
+    return write_dataset(out, DESCRIPTION, splits, fill)
 
 
 def _holds_task(folder: Path) -> bool:
@@ -101,16 +80,17 @@ def _download(folder: Path) -> None:
         ) from error
 
 
-def _pairs_of(folder: Path, splits: dict[str, list[str]]) -> dict[str, tuple[Path, Path]]:
+def _find_pairs(source: Path, splits: dict[str, list[str]]) -> dict[str, tuple[Path, Path]]:
     """Image and label file of every case id in ``splits``."""
+    layout = f"the public layout of {TASK} (imagesTr, labelsTr, dataset.json)"
+    folder = find_layout(source, _holds_task, layout, "Give the unpacked folder as --src.")
     listed = {Path(case["image"]).name: case for case in _training_list(folder / "dataset.json")}
     wanted = [case for split in SPLITS for case in splits[split]]
     pairs = {}
     for case in wanted:
         entry = listed.get(f"{case}.nii.gz")
-        files = (folder / entry["image"], folder / entry["label"]) if entry else ()
-        if entry and all(file.is_file() for file in files):
-            pairs[case] = files
+        if entry and all((folder / entry[key]).is_file() for key in ("image", "label")):
+            pairs[case] = (folder / entry["image"], folder / entry["label"])
     missing = [case for case in wanted if case not in pairs]
     if missing:
         more = ", ..." if len(missing) > MAX_NAMED else ""
@@ -130,9 +110,3 @@ def _training_list(path: Path) -> list[dict]:
             f'expected {path} to hold the Decathlon\'s list "training" of {{"image": ..., "label": ...}}; '
             f"reading it gave {type(error).__name__}: {error}. Unpack {TASK}.tar again."
         ) from error
-
-
-def _copy_cases(pairs: dict[str, tuple[Path, Path]], target: Path) -> None:
-    for case, (image, label) in pairs.items():
-        shutil.copyfile(image, target / "images" / f"{case}.nii.gz")
-        shutil.copyfile(label, target / "labels" / f"{case}.nii.gz")

@@ -1,7 +1,10 @@
 """From a data set as its makers publish it to a dataset folder of ours: what all data sets share.
 
 Each data set has a module of its own (:mod:`.btcv`, :mod:`.abdomenatlas`, :mod:`.wholebrain`, :mod:`.totalsegmentator`)
-that knows its layout and its splits. Files are copied, never linked: the folder stays whole when the download moves.
+that knows its layout and its splits. Its ``write_...(out, source, progress=True)`` takes the folder to make, what was
+downloaded and whether to show a progress bar, gives the path of ``dataset.json``, and raises as
+:meth:`PublicDataset.find` and :meth:`PublicDataset.write`. Files are copied, never linked: the folder stays whole when
+the download moves.
 """
 
 from __future__ import annotations
@@ -16,12 +19,24 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from mqb_monai.data.dataset_folder import SPLITS, new_dataset, reusable_dataset, write_dataset_json
+from mqb_monai.data.dataset_folder import SPLITS, write_dataset
+from mqb_monai.data.label_files import copy_label, merge_masks
 from mqb_monai.data.label_tables import class_names
 from mqb_monai.errors import InputError
 
 MAX_NAMED = 5
 LIST_OF_LAST_DIGIT = {0: "test", 1: "test", 2: "validation", 3: "calibration"}
+
+
+class Case(NamedTuple):
+    """One case as published: its image, and its label map or, by the numbers of their classes, its mask files."""
+
+    image: Path
+    label: Path | Mapping[int, Path]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.image, *([self.label] if isinstance(self.label, Path) else self.label.values())]
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,7 @@ class PublicDataset:
         licence: its terms.
         source: where one gets it.
         layout: its folders and files, in one line.
+        holds: says whether a folder has the layout.
         version: raise it whenever the same download gives another dataset folder.
         given: what the user may give.
     """
@@ -45,31 +61,82 @@ class PublicDataset:
     licence: str
     source: str
     layout: str
+    holds: Callable[[Path], bool]
     version: int = 1
     given: str = "the unpacked folder"
 
+    def find(self, source: str | os.PathLike) -> Path:
+        """The folder that has the layout, as :func:`find_layout`."""
+        advice = f"Give {self.given}. {self.title} comes from {self.source}."
+        return find_layout(source, self.holds, self._wanted, advice)
+
     @property
-    def wanted(self) -> str:
-        """The layout as messages put it."""
+    def _wanted(self) -> str:
         return f"the public layout of {self.title} ({self.layout})"
 
-    @property
-    def advice(self) -> str:
-        """What to do where it is not there."""
-        return f"Give {self.given}. {self.title} comes from {self.source}."
+    def write(
+        self,
+        out: str | os.PathLike,
+        folder: Path,
+        cases: Mapping[str, Case],
+        splits: dict[str, list[str]],
+        note: str = "",
+        progress: bool = True,
+    ) -> Path:
+        """Write the dataset folder and return the path of ``dataset.json``; one that holds the same cases is reused.
 
-    def generator(self, cases: Mapping[str, Case]) -> dict:
-        """What ``dataset.json`` records, so that the same cases are made once and others are told from them."""
+        Args:
+            out: the folder to make.
+            folder: of the download, which the files of ``cases`` lie in.
+            cases: every case of the lists.
+            splits: for each of :data:`.SPLITS` the case names.
+            note: added to the description in ``dataset.json``.
+            progress: show a progress bar.
+
+        Raises:
+            InputError: files are missing (named, with the source), a label map or mask cannot be read, holds other
+                numbers than the table (a mask: than 0 and 1) or lies on another grid than its image, or ``out`` holds
+                something else or cannot be written.
+        """
+        self._require_complete(folder, cases)
+        # The same cases are made once, and others are told from them.
         listed = "\n".join(f"{name} {case.image.stat().st_size}" for name, case in sorted(cases.items()))
         digest = hashlib.sha256(listed.encode()).hexdigest()[:16]
-        return {"name": f"mqb_monai {self.table}", "version": self.version, "num": len(cases), "cases": digest}
+        description = {
+            "name": self.title,
+            "description": " ".join(filter(None, [f"{self.title}, {self.modality}.", note])),
+            "reference": self.source,
+            "licence": self.licence,
+            "modality": {"0": self.modality},
+            "labels": {str(index): name for index, name in enumerate(class_names(self.table))},
+            "generator": {
+                "name": f"mqb_monai {self.table}", "version": self.version, "num": len(cases), "cases": digest
+            },
+        }  # fmt: skip
 
+        def fill(target: Path) -> None:
+            for name, case in tqdm(cases.items(), desc=self.title, unit="case", disable=not progress):
+                label = target / "labels" / f"{name}.nii.gz"
+                if isinstance(case.label, Path):
+                    copy_label(case.image, case.label, self.table, label)
+                else:
+                    merge_masks(case.image, case.label, label)
+                shutil.copyfile(case.image, target / "images" / f"{name}.nii.gz")
 
-class Case(NamedTuple):
-    """One case as published: its image, and what writes its label map to a given path."""
+        return write_dataset(out, description, splits, fill)
 
-    image: Path
-    write_label: Callable[[Path], None]
+    def _require_complete(self, folder: Path, cases: Mapping[str, Case]) -> None:
+        absent = {name: [file for file in case.files if not file.is_file()] for name, case in cases.items()}
+        incomplete = [
+            f"{name} ({_named([file.relative_to(folder).as_posix() for file in files])})"
+            for name, files in absent.items()
+            if files
+        ]
+        if incomplete:
+            raise InputError(
+                f"{len(incomplete)} of the {len(cases)} cases in {folder} are incomplete. Missing: "
+                f"{_named(incomplete)}. Expected {self._wanted}. Unpack the complete download from {self.source}."
+            )
 
 
 def find_layout(source: str | os.PathLike, holds: Callable[[Path], bool], wanted: str, advice: str) -> Path:
@@ -100,41 +167,15 @@ def find_layout(source: str | os.PathLike, holds: Callable[[Path], bool], wanted
     return found[0]
 
 
-def refuse_incomplete(
-    dataset: PublicDataset, folder: Path, num: int, missing: Mapping[str, Sequence[str | os.PathLike]]
-) -> None:
-    """Refuse a download that lacks files.
-
-    Args:
-        dataset: which data set.
-        folder: where it was found.
-        num: how many cases were expected.
-        missing: for each case the files that are not there; cases without any are complete.
-
-    Raises:
-        InputError: at least one file is missing, naming the first cases and their files.
-    """
-    incomplete = {case: [Path(file).as_posix() for file in files] for case, files in missing.items() if files}
-    if incomplete:
-        raise InputError(
-            f"{len(incomplete)} of the {num} cases in {folder} are incomplete. Missing: "
-            f"{_named([f'{case} ({_named(files)})' for case, files in incomplete.items()])}. "
-            f"Expected {dataset.wanted}. Unpack the complete download from {dataset.source}."
-        )
-
-
 def _named(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:MAX_NAMED])) + (", ..." if len(items) > MAX_NAMED else "")
 
 
 def split_by_last_digit(numbers: Mapping[str, int]) -> dict[str, list[str]]:
-    """Our four lists, for a data set that publishes none: a case's number alone decides.
+    """Our four lists of case names, for a data set that publishes none: a case's number alone decides.
 
     So a case stays in its list however much of the data set was downloaded. Last digit 0 or 1: test; 2: validation;
     3: calibration; else: training.
-
-    Args:
-        numbers: the number of each case.
     """
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for case, number in numbers.items():
@@ -145,52 +186,3 @@ def split_by_last_digit(numbers: Mapping[str, int]) -> dict[str, list[str]]:
 def take_evenly(cases: Sequence[str], num: int) -> list[str]:
     """``num`` of ``cases`` at even steps, the same ones every time; all of them where there are fewer."""
     return [cases[(2 * index + 1) * len(cases) // (2 * num)] for index in range(num)] if num < len(cases) else [*cases]
-
-
-def write_public_dataset(
-    out: str | os.PathLike,
-    dataset: PublicDataset,
-    cases: Mapping[str, Case],
-    splits: dict[str, list[str]],
-    note: str = "",
-    progress: bool = True,
-) -> Path:
-    """Write ``images/``, ``labels/`` and ``dataset.json``; a folder that already holds the same is reused.
-
-    Args:
-        out: the folder to make.
-        dataset: what it is.
-        cases: every case of the lists.
-        splits: for each of :data:`.SPLITS` the case names.
-        note: added to the description in ``dataset.json``.
-        progress: show a progress bar.
-
-    Returns:
-        The path of ``dataset.json``.
-
-    Raises:
-        InputError: ``out`` holds something else, or cannot be written; a label map has other numbers than the table,
-            or another grid than its image.
-    """
-    generator = dataset.generator(cases)
-    existing = reusable_dataset(out, generator)
-    if existing is not None:
-        return existing
-    with new_dataset(out) as folder:
-        for name, case in tqdm(cases.items(), desc=dataset.title, unit="case", disable=not progress):
-            case.write_label(folder / "labels" / f"{name}.nii.gz")
-            shutil.copyfile(case.image, folder / "images" / f"{name}.nii.gz")
-        write_dataset_json(folder, _description(dataset, generator, note), splits)
-    return Path(out) / "dataset.json"
-
-
-def _description(dataset: PublicDataset, generator: dict, note: str) -> dict:
-    return {
-        "name": dataset.title,
-        "description": " ".join(filter(None, [f"{dataset.title}, {dataset.modality}.", note])),
-        "reference": dataset.source,
-        "licence": dataset.licence,
-        "modality": {"0": dataset.modality},
-        "labels": {str(index): name for index, name in enumerate(class_names(dataset.table))},
-        "generator": generator,
-    }

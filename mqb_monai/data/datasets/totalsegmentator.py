@@ -14,19 +14,10 @@ from __future__ import annotations
 import csv
 import os
 import re
-from functools import partial
 from pathlib import Path
 
 from mqb_monai.data.dataset_folder import SPLITS
-from mqb_monai.data.datasets.public_layout import (
-    Case,
-    PublicDataset,
-    find_layout,
-    refuse_incomplete,
-    take_evenly,
-    write_public_dataset,
-)
-from mqb_monai.data.label_files import merge_masks
+from mqb_monai.data.datasets.public_layout import Case, PublicDataset, take_evenly
 from mqb_monai.data.label_tables import class_names
 from mqb_monai.errors import InputError
 
@@ -37,53 +28,37 @@ TOTAL = PublicDataset(
     licence="CC BY 4.0",
     source="https://zenodo.org/records/10047292 (v2, 1,228 cases) or https://zenodo.org/records/6802614 (v1, 1,204)",
     layout="meta.csv, s0000/ct.nii.gz ..., s0000/segmentations/spleen.nii.gz ...",
+    holds=lambda folder: (folder / "meta.csv").is_file() and any(folder.glob("s*/segmentations")),
 )
 NOT_IN_V2 = frozenset(
-    {
-        "face",
-        "heart_atrium_left",
-        "heart_atrium_right",
-        "heart_myocardium",
-        "heart_ventricle_left",
-        "heart_ventricle_right",
-        "pulmonary_artery",
-    }
-)
+    ("face", "heart_atrium_left", "heart_atrium_right", "heart_myocardium", "heart_ventricle_left",
+     "heart_ventricle_right", "pulmonary_artery")
+)  # fmt: skip
 LIST_OF = {"train": "training", "val": "validation", "test": "test"}
 MAX_CALIBRATION = 20
 CASE = re.compile(r"s\d{4}")
 
 
 def write_totalsegmentator(out: str | os.PathLike, source: str | os.PathLike, progress: bool = True) -> Path:
-    """Write the cases of ``meta.csv`` as a dataset folder; one that already holds them is reused.
+    """Write the cases of ``meta.csv``, as :mod:`.public_layout` says.
 
     ``meta.csv``'s train, val and test become training, validation and test; calibration takes every n-th training case,
     20 or a tenth of them, whichever is less.
 
     Args:
-        out: the folder to make.
         source: the unpacked folder with ``meta.csv``, or the folder that holds it.
-        progress: show a progress bar.
-
-    Returns:
-        The path of ``dataset.json``.
 
     Raises:
-        InputError: the layout or files are missing (named, with the source), ``meta.csv`` is not as published, a mask
-            holds other numbers than 0 and 1 or does not fit its image, or ``out`` cannot be used.
+        InputError: besides, ``meta.csv`` is not as published.
     """
-    folder = find_layout(source, _holds_cases, TOTAL.wanted, TOTAL.advice)
+    folder = TOTAL.find(source)
     splits = _splits(folder / "meta.csv")
     names = [name for cases in splits.values() for name in cases]
-    masks = {name: _masks(folder / name / "segmentations") for name in names}
-    refuse_incomplete(TOTAL, folder, len(names), {name: _missing_files(folder, name, masks[name]) for name in names})
-    images = {name: folder / name / "ct.nii.gz" for name in names}
-    cases = {name: Case(image, partial(merge_masks, image, masks[name])) for name, image in images.items()}
-    return write_public_dataset(out, TOTAL, cases, splits, _note([*masks.values()]), progress)
-
-
-def _holds_cases(folder: Path) -> bool:
-    return (folder / "meta.csv").is_file() and any(folder.glob("s*/segmentations"))
+    cases = {name: Case(folder / name / "ct.nii.gz", _masks(folder / name / "segmentations")) for name in names}
+    note = "104 classes of v1."
+    if any(len(case.label) < len(class_names("totalsegmentator")) - 1 for case in cases.values()):
+        note = f"104 classes of v1; without masks in v2, so background here: {', '.join(sorted(NOT_IN_V2))}."
+    return TOTAL.write(out, folder, cases, splits, note, progress)
 
 
 def _splits(path: Path) -> dict[str, list[str]]:
@@ -97,38 +72,21 @@ def _splits(path: Path) -> dict[str, list[str]]:
                 f"Take meta.csv from {TOTAL.source}."
             )
         for row in rows:
-            splits[_list_of(row, path)].append(row["image_id"])
+            if row["split"] not in LIST_OF or not CASE.fullmatch(row["image_id"]):
+                raise InputError(
+                    f"expected cases as s0011 with split {', '.join(LIST_OF)} in {path}, got image_id "
+                    f"{row['image_id']!r} with split {row['split']!r}. Take meta.csv from {TOTAL.source}."
+                )
+            splits[LIST_OF[row["split"]]].append(row["image_id"])
     calibration = take_evenly(splits["training"], min(MAX_CALIBRATION, len(splits["training"]) // 10))
     splits["calibration"] = calibration
     splits["training"] = [name for name in splits["training"] if name not in calibration]
     return splits
 
 
-def _list_of(row: dict[str, str], path: Path) -> str:
-    if row["split"] not in LIST_OF or not CASE.fullmatch(row["image_id"]):
-        raise InputError(
-            f"expected cases as s0011 with split {', '.join(LIST_OF)} in {path}, got image_id {row['image_id']!r} with "
-            f"split {row['split']!r}. Take meta.csv from {TOTAL.source}."
-        )
-    return LIST_OF[row["split"]]
-
-
 def _masks(folder: Path) -> dict[int, Path]:
-    """The mask files that are there, by the number of their class."""
-    files = {number: folder / f"{name}.nii.gz" for number, name in enumerate(class_names("totalsegmentator")) if number}
-    return {number: path for number, path in files.items() if path.is_file()}
-
-
-def _missing_files(folder: Path, name: str, masks: dict[int, Path]) -> list[str]:
-    image = [] if (folder / name / "ct.nii.gz").is_file() else [f"{name}/ct.nii.gz"]
-    absent = {label for number, label in enumerate(class_names("totalsegmentator")) if number and number not in masks}
-    if absent >= NOT_IN_V2:  # a case of v2
-        absent -= NOT_IN_V2
-    return image + [f"{name}/segmentations/{label}.nii.gz" for label in sorted(absent)]
-
-
-def _note(masks: list[dict[int, Path]]) -> str:
-    complete = len(class_names("totalsegmentator")) - 1
-    if all(len(files) == complete for files in masks):
-        return "104 classes of v1."
-    return f"104 classes of v1; without masks in v2, so background here: {', '.join(sorted(NOT_IN_V2))}."
+    """The mask files that a case must have, by the number of their class: one of v2 has none of :data:`NOT_IN_V2`."""
+    names = class_names("totalsegmentator")
+    files = {number: folder / f"{name}.nii.gz" for number, name in enumerate(names) if number}
+    is_v2 = not any((folder / f"{name}.nii.gz").is_file() for name in NOT_IN_V2)
+    return {number: file for number, file in files.items() if not (is_v2 and names[number] in NOT_IN_V2)}

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from mqb_monai.data.dataset_folder import SPLITS, new_dataset, reusable_dataset, write_dataset_json
+from mqb_monai.data.dataset_folder import SPLITS, write_dataset
 from mqb_monai.data.phantom.anatomy import ORGANS, organs, surroundings, tissue_hu
 from mqb_monai.data.phantom.shapes import Canvas
 from mqb_monai.data.phantom.volume import AIR_HU, affine_of, body_points, paint_trunk, random_grid, scan
@@ -64,7 +64,7 @@ def phantom_case(seed: int) -> PhantomCase:
 
 
 def write_phantoms(out: str | os.PathLike, num: int, seed: int = 0, progress: bool = True) -> Path:
-    """Write ``num`` phantoms as NIfTI with a ``dataset.json`` of four disjoint lists.
+    """Write ``num`` phantoms as NIfTI with a ``dataset.json`` of four disjoint lists; return its path.
 
     Args:
         out: the folder to make. One that already holds this very phantom is reused as it is.
@@ -73,22 +73,24 @@ def write_phantoms(out: str | os.PathLike, num: int, seed: int = 0, progress: bo
         seed: non-negative; cases of different seeds are different (up to a million cases a set).
         progress: show a progress bar.
 
-    Returns:
-        The path of ``dataset.json``.
-
     Raises:
         InputError: ``num`` or ``seed`` out of range, ``out`` holds something else, or it cannot be written.
     """
     _check_request(num, seed)
-    generator = {"name": "mqb_monai phantom", "version": GENERATOR_VERSION, "num": num, "seed": seed}
-    existing = reusable_dataset(out, generator)
-    if existing is not None:
-        return existing
-    with new_dataset(out) as folder:
+    description = {
+        "name": "Abdominal CT phantom",
+        "description": "Synthetic; BTCV's 13 organs in BTCV numbering. No patient's data.",
+        "licence": "Apache-2.0",
+        "modality": {"0": "CT"},
+        "labels": {str(index): name for index, name in enumerate(("background", *ORGANS))},
+        "generator": {"name": "mqb_monai phantom", "version": GENERATOR_VERSION, "num": num, "seed": seed},
+    }
+
+    def fill(folder: Path) -> None:
         for index in tqdm(range(num), desc="phantoms", unit="case", disable=not progress):
-            _write_case(folder, _case_name(index), phantom_case(seed * SEEDS_PER_SET + index))
-        write_dataset_json(folder, _description(generator), _split_names(num))
-    return Path(out) / "dataset.json"
+            _write_case(folder, f"phantom_{index:03d}", phantom_case(seed * SEEDS_PER_SET + index))
+
+    return write_dataset(out, description, _split_names(num), fill)
 
 
 def _check_request(num: int, seed: int) -> None:
@@ -104,23 +106,8 @@ def _check_request(num: int, seed: int) -> None:
 def _split_names(num: int) -> dict[str, list[str]]:
     counts = {"validation": max(1, num // 10), "calibration": max(1, num // 10), "test": max(1, num // 5)}
     counts["training"] = num - sum(counts.values())
-    names = iter([_case_name(index) for index in range(num)])
+    names = (f"phantom_{index:03d}" for index in range(num))
     return {split: [next(names) for _ in range(counts[split])] for split in SPLITS}
-
-
-def _case_name(index: int) -> str:
-    return f"phantom_{index:03d}"
-
-
-def _description(generator: dict) -> dict:
-    return {
-        "name": "Abdominal CT phantom",
-        "description": "Synthetic; BTCV's 13 organs in BTCV numbering. No patient's data.",
-        "licence": "Apache-2.0",
-        "modality": {"0": "CT"},
-        "labels": {str(index): name for index, name in enumerate(("background", *ORGANS))},
-        "generator": generator,
-    }
 
 
 def _write_case(folder: Path, name: str, case: PhantomCase) -> None:

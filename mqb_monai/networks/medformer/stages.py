@@ -64,12 +64,7 @@ class AttentionUp(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Sequence[int],
-        num_conv_blocks: int,
-        **attention: int,
+        self, in_channels: int, out_channels: int, kernel_size: Sequence[int], num_conv_blocks: int, **attention: int
     ) -> None:
         super().__init__()
         self.map_reduction = same_conv(in_channels, out_channels, kernel_size=1)

@@ -98,13 +98,7 @@ def _residual(in_channels: int, out_channels: int) -> UnetrBasicBlock:
 
 def _up(in_channels: int, out_channels: int, upsample: Sequence[int] | int) -> UnetrUpBlock:
     return UnetrUpBlock(
-        3,
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        upsample_kernel_size=upsample,
-        norm_name="instance",
-        res_block=True,
+        3, in_channels, out_channels, kernel_size=3, upsample_kernel_size=upsample, norm_name="instance", res_block=True
     )
 
 

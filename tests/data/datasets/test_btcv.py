@@ -10,7 +10,7 @@ import pytest
 
 from mqb_monai.cli import main
 from mqb_monai.data.datalist import label_names, load_datalist
-from mqb_monai.data.datasets import btcv
+from mqb_monai.data.datasets import public_layout
 from mqb_monai.data.datasets.btcv import btcv_splits, write_btcv
 from mqb_monai.data.label_tables import class_names
 from mqb_monai.errors import InputError
@@ -138,7 +138,7 @@ def test_write_btcv_leaves_nothing_half_written(raw_data, tmp_path, monkeypatch)
     def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(btcv, "copy_label", fail)
+    monkeypatch.setattr(public_layout, "copy_label", fail)
     with pytest.raises(InputError, match="No space left"):
         write_btcv(tmp_path / "out", raw_data, progress=False)
     assert [entry.name for entry in tmp_path.iterdir()] == ["Abdomen"]

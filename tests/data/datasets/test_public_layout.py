@@ -2,20 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from mqb_monai.data.datasets.public_layout import (
-    PublicDataset,
-    find_layout,
-    refuse_incomplete,
-    split_by_last_digit,
-    take_evenly,
-)
+from mqb_monai.data.datasets.public_layout import Case, PublicDataset, find_layout, split_by_last_digit, take_evenly
 from mqb_monai.errors import InputError
-
-DATASET = PublicDataset("btcv", "BTCV", "CT", "terms", "https://example.org", "img, label")
 
 
 def has_mark(folder):
     return (folder / "mark").is_file()
+
+
+DATASET = PublicDataset("btcv", "BTCV", "CT", "terms", "https://example.org", "img, label", has_mark)
 
 
 def find(source):
@@ -46,18 +41,16 @@ def test_find_layout_says_what_it_expected(tmp_path):
         find(tmp_path / "x.zip")
 
 
-def test_refuse_incomplete_names_the_first_cases_and_files(tmp_path):
-    missing = {f"case{index}": ["img/a.nii.gz"] if index % 2 else [] for index in range(20)}
+def test_write_names_the_first_missing_files(tmp_path):
+    (tmp_path / "there").touch()
+    images = [tmp_path / ("img/a.nii.gz" if index % 2 else "there") for index in range(20)]
+    cases = {f"case{index}": Case(image, tmp_path / "there") for index, image in enumerate(images)}
     with pytest.raises(InputError) as caught:
-        refuse_incomplete(DATASET, tmp_path, 20, missing)
+        DATASET.write(tmp_path / "out", tmp_path, cases, {})
     message = str(caught.value)
     assert f"10 of the 20 cases in {tmp_path} are incomplete. Missing: case1 (img/a.nii.gz), case3" in message
     assert "case9 (img/a.nii.gz), ..." in message and "case11" not in message
     assert "public layout of BTCV (img, label)" in message and "https://example.org" in message
-
-
-def test_refuse_incomplete_lets_complete_cases_pass(tmp_path):
-    refuse_incomplete(DATASET, tmp_path, 2, {"a": [], "b": []})
 
 
 def test_split_by_last_digit_keeps_a_case_in_its_list_in_any_subset():

@@ -46,8 +46,8 @@ def test_write_wholebrain_names_missing_files(brain, tmp_path):
     label_file(brain, NAMES[3]).unlink()
     (brain / "images" / f"{NAMES[7]}.nii.gz").unlink()
     wanted = (
-        rf"2 of the 20 cases .*{NAMES[3]} \(labels/{NAMES[3]}\.nii\.gz or labels/{NAMES[3]}_seg\.nii\.gz\), "
-        rf"{NAMES[7]} \(images/{NAMES[7]}\.nii\.gz\)"
+        rf"2 of the 20 cases .*{NAMES[3]} \(labels/{NAMES[3]}\.nii\.gz\), {NAMES[7]} "
+        rf"\(images/{NAMES[7]}\.nii\.gz\).*labels/NAME\.nii\.gz or labels/NAME_seg\.nii\.gz"
     )
     with pytest.raises(InputError, match=wanted):
         write_wholebrain(tmp_path / "out", brain)

@@ -78,7 +78,7 @@ def test_find_bundle_takes_a_name_or_a_path(root, monkeypatch):
     [
         ("unet_btvc", r"no bundle 'unet_btvc' in .*bundles: did you mean unet_btcv"),
         ("zzz", r"no bundle 'zzz' in .*bundles: `python -m mqb_monai list` shows their names\."),
-        ("elsewhere/unet_btcv", r"no bundle at elsewhere.unet_btcv: expected a folder with configs/metadata\.json"),
+        ("elsewhere/unet_btcv", r"no bundle at elsewhere.unet_btcv: expected a folder with configs/inference\.json"),
     ],
 )
 def test_find_bundle_names_the_nearest(root, name, message):

@@ -47,11 +47,13 @@ def test_network_key_is_image_or_what_was_made_of_the_images():
         network_key(LoadImaged(["a", "b"]), {"a": 1, "b": 2})
 
 
-def test_preprocess_drops_a_label_that_nothing_demands():
-    case = Case("1", {"image": 1}, "1", "2")
+def test_preprocess_drops_a_label_that_nothing_demands(make_scans):
+    scans = make_scans(["a"])
+    image, label = (str(scans / kind / "a.nii.gz") for kind in ("images", "labels"))
+    case = Case("a", {"image": image}, image, label)
     optional = Parts(Lambdad("image", func=str), Lambdad("label", func=str, allow_missing_keys=True))
-    assert preprocess(optional, case) == {"image": "1"}
-    assert preprocess(Parts(Lambdad(["image", "label"], func=str)), case) == {"image": "1", "label": "2"}
+    assert preprocess(optional, case) == {"image": image}
+    assert preprocess(Parts(Lambdad(["image", "label"], func=str)), case) == {"image": image, "label": label}
 
 
 def test_preprocess_names_the_image_that_cannot_be_read(tmp_path):

@@ -14,8 +14,9 @@ from mqb_monai.bundle.quantize import quantize_bundle
 from mqb_monai.commands.analyze import activation_shift, sensitivity
 from mqb_monai.errors import InputError
 from mqb_monai.metrics import dice
-from mqb_monai.records.activation_shift import read_shift
-from mqb_monai.records.sensitivity import read_sensitivity
+from mqb_monai.records.activation_shift import ShiftRecord
+from mqb_monai.records.json_file import read_record
+from mqb_monai.records.sensitivity import SensitivityRecord
 
 
 def test_bundle_cases_score_logits_on_the_files_grid(make_bundle, make_scans):
@@ -43,9 +44,9 @@ def test_analyses_of_a_third_party_bundle(make_bundle, make_scans, tmp_path, cap
     quantize_bundle(open_bundle(root), "w4a4_per_tensor", case_source(images), progress=False)
     options = {"bundle": str(root), "scheme": "w4a4_per_tensor", "images": images, "output_dir": str(tmp_path / "out")}
     sensitivity(**options, labels=labels)
-    record = read_sensitivity(tmp_path / "out" / "sensitivity" / "third.w4a4_per_tensor.json")
+    record = read_record(tmp_path / "out" / "sensitivity" / "third.w4a4_per_tensor.json", SensitivityRecord)
     assert record.cases == ("p1/ct", "p2/ct") and record.finished and len(record.scores[0].dice) == 2
     activation_shift(**options)
-    shift = read_shift(tmp_path / "out" / "activation_shift" / "third.w4a4_per_tensor.json")
+    shift = read_record(tmp_path / "out" / "activation_shift" / "third.w4a4_per_tensor.json", ShiftRecord)
     assert shift.cases == ("p1/ct", "p2/ct") and {s.layer for s in shift.shifts} == set(record.layers)
     assert "layer sensitivity of third" in capsys.readouterr().out

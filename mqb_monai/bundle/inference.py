@@ -11,6 +11,7 @@ from monai.data import MetaTensor, decollate_batch
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 from monai.transforms import Compose, ResampleToMatch, SaveImaged
+from monai.utils import convert_to_dst_type
 from torch import nn
 
 from mqb_monai.bundle.entry_point import find_input_error
@@ -32,7 +33,7 @@ def predict(bundle: Bundle, network: nn.Module, loaded: LoadedCase) -> Predictio
 
     def remember(data: dict[str, Any]) -> dict[str, Any]:
         channels.append(_channels(data["pred"]))
-        return data
+        return {**data, "pred": _located(data["pred"], loaded)}
 
     steps = Compose([remember, *_without_savers(bundle.postprocessing)])
     output = run_evaluator(bundle, network, loaded.batch, NamingInferer(bundle.inferer), steps)
@@ -56,7 +57,20 @@ def infer_logits(bundle: Bundle, network: nn.Module, loaded: LoadedCase) -> torc
 def label_map_of(bundle: Bundle, loaded: LoadedCase, logits: torch.Tensor) -> np.ndarray:
     """The label map of logits ``(1, C, H, W, D)`` of a case, on its file's grid, by the bundle's postprocessing."""
     (item,) = decollate_batch({**loaded.batch, "pred": logits})
+    item["pred"] = _located(item["pred"], loaded)
     return on_file_grid(Compose(_without_savers(bundle.postprocessing))(item)["pred"], loaded)
+
+
+def _located(pred: Any, loaded: LoadedCase) -> Any:
+    """A plain tensor, as an engine gives, with the place of the preprocessed image of its size.
+
+    MONAI's transforms would take it to lie at the origin, in voxels of 1 mm.
+    """
+    if not isinstance(pred, torch.Tensor) or isinstance(pred, MetaTensor):
+        return pred
+    (item,) = decollate_batch(dict(loaded.batch))
+    images = [value for value in item.values() if isinstance(value, MetaTensor) and value.shape[1:] == pred.shape[1:]]
+    return convert_to_dst_type(pred, images[0])[0] if images else pred
 
 
 def _channels(output: Any) -> int:

@@ -80,12 +80,10 @@ def quantized(make_bundle, make_scans, engine_scheme):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"network_def": OWN_NET, "inferer": sliding([16, 16, 16])},
-        {"inferer": sliding(16)},
-        {"inferer": {"_target_": "SimpleInferer"}},
-        {"inferer": sliding([16, 16, -1])},
+        pytest.param({"network_def": OWN_NET, "inferer": sliding(16)}, id="own-scripts-and-one-number"),
+        pytest.param({"inferer": sliding([16, 16, -1])}, id="minus-one", marks=pytest.mark.slow),
+        pytest.param({"inferer": {"_target_": "SimpleInferer"}}, id="simple", marks=pytest.mark.slow),
     ],
-    ids=["own-scripts", "one-number", "simple", "minus-one"],
 )
 def test_packed_bundle_runs_from_its_zip_by_monai(quantized, changes, tmp_path):
     """Oracle: the simulation, which an engine agrees with but for a few voxels at class borders."""

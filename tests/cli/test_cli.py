@@ -47,7 +47,7 @@ def test_main_without_arguments_lists_every_command(capsys):
     expected = ["list", *(f"data {name}" for name in data), "import weights", "quantize"]
     expected += ["evaluate", "sensitivity", "activation_shift", "export", "pack"]
     expected += ["engine lint", "engine check"]
-    expected += ["bench run", "bench status", "bench table", "report"]
+    expected += ["bench run", "bench status", "bench table", "bench engines", "report"]
     assert [line[2:26].strip() for line in lines[1:]] == expected
     assert all(len(line.split()) > 4 for line in lines)
 

@@ -290,3 +290,26 @@ def test_evaluate_says_what_it_lacks_before_it_runs_anything(make_bundle, make_s
             open_bundle(root), case_source(str(scans / "images" / "*")), [SCHEME], ["openvino"], "", SETTINGS, ""
         )
     assert not (root.parent / "out").exists() and not (root / "eval").exists()
+
+
+def test_evaluate_knows_where_a_plain_tensor_lies(make_bundle, make_scans):
+    """Oracle: by hand; an inferer that drops the metadata, as engines do, on voxels that are not of 1 mm."""
+    inferer = "$lambda x, network, *a, **k: network(x.as_tensor())"
+    root, scans = make_bundle({"inferer": inferer}), make_scans(["a"], (16, 16, 16))
+    pred = by_hand(root, scans, "a", inferer=lambda x, network: network(x))
+    expected = dice(pred, volume(scans / "labels" / "a.nii.gz"), 3).tolist()
+    assert [score.dice for score in evaluated(root, scans).scores] == expected
+
+
+def test_evaluate_builds_an_engine_for_each_input_shape(make_bundle, make_scans):
+    """Oracle: torch, which OpenVINO's FP32 agrees with but for last bits at class borders."""
+    root = make_bundle({"inferer": {"_target_": "SimpleInferer"}})
+    scans = make_scans(["a"], (16, 16, 16))
+    make_scans(["b"], (16, 16, 8))
+    found = evaluate_bundle(
+        open_bundle(root), case_source(str(scans / "images" / "*")), ["fp32"], ["openvino"], "", SETTINGS, ""
+    )
+    ((_, record),) = found
+    assert record.against_fp32["equal_labels"] > 0.999 and record.cases == 2 and record.input_shape == []
+    shapes = {path.name for path in (root / "models" / "engines" / "fp32-openvino").iterdir() if path.is_dir()}
+    assert shapes == {"1x16x16x16", "1x16x16x8"}

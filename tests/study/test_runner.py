@@ -13,10 +13,14 @@ from pathlib import Path
 import monai.bundle
 import numpy as np
 import pytest
+import torch
 
 from mqb_monai.bundle.cases import case_source
+from mqb_monai.bundle.open import open_bundle
+from mqb_monai.bundle.quantize import quantize_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.settings import Settings
+from mqb_monai.quantization.checkpoint.file import read_checkpoint
 from mqb_monai.records.evaluation_files import (
     SUMMARY,
     cell_folder,
@@ -238,3 +242,20 @@ def test_a_truncated_case_record_fails_its_cell_only(expand, settings, clean, ru
     path.write_text('{"format": "mqb_monai.case", "ca')
     report = run_here(expand(SCHEMES), settings)
     assert report.finished == [FP32, W4A4] and f"{path} cannot be read as JSON" in report.failed[W8A8]
+
+
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")  # MONAI 1.6.1, on every bundle run
+@pytest.mark.filterwarnings("ignore:these layers saw no calibration data")  # the record names them
+def test_quantize_bundle_writes_the_checkpoint_of_the_bundles_own_quantize(bundle, dataset, tmp_path):
+    """Oracle: quantize.json, run by MONAI on the same images: every tensor, bit for bit."""
+    for scheme in ("w8a8_engine", "w4a4_adaptive"):
+        folders = {"bundle_root": str(bundle), "dataset_dir": str(dataset)}
+        config = str(bundle / "configs" / "quantize.json")
+        monai.bundle.run("quantize", config_file=config, logging_file=False, scheme=scheme, **folders)
+        source = case_source(dataset_dir=str(dataset), split="calibration")
+        quantize_bundle(open_bundle(bundle), scheme, source, out=tmp_path / "out", progress=False)
+        own, oracle = (folder / f"{scheme}.pt" for folder in (tmp_path / "out", bundle / "models" / "quantized"))
+        own, oracle = read_checkpoint(own), read_checkpoint(oracle)
+        assert own["tensors"].keys() == oracle["tensors"].keys() and own["layers"].keys() == oracle["layers"].keys()
+        assert all(torch.equal(value, oracle["tensors"][key]) for key, value in own["tensors"].items())
+        assert str(own["layers"]) == str(oracle["layers"])

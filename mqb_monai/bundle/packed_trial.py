@@ -66,7 +66,18 @@ def _run(bundle: Bundle) -> str:
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     said = f"{len(parts)} parts built, input {tuple(x.shape)}, output {shape}"
     how = f"as simulation: {said}; {reason}" if reason else f"as engine: {said}"
-    return f"tried before it was packed, {how}"
+    return f"tried before it was packed, {how}{_loader_note(bundle)}"
+
+
+def _loader_note(bundle: Bundle) -> str:
+    """A sentence where nothing in the config loads weights: MONAI runs such a bundle with random ones."""
+    text = str(bundle.config.parser.get())
+    if bundle.config.checkpoint_keys() or any(word in text for word in (MODEL.name, "load_state_dict")):
+        return ""
+    return (
+        f". Its config loads no weights: add a CheckpointLoader of {MODEL.as_posix()} for `monai.bundle run` (MONAI "
+        "Label and MONAI Deploy load them by themselves)"
+    )
 
 
 def _machine_reason(network: Any, simulation: nn.Module) -> str:

@@ -12,7 +12,8 @@ from torch import nn
 from mqb_monai.handlers.training import CURVE_FIELDS, AutocastInferer, CurveHandler, resume
 
 
-def test_autocast_inferer_computes_in_bfloat16_and_keeps_the_weights(network):
+def test_autocast_inferer_computes_in_bfloat16_and_keeps_the_weights(network, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     x = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     output = AutocastInferer(SimpleInferer())(x, network)
     assert output.dtype == torch.bfloat16 and network.first.weight.dtype == torch.float32
@@ -20,6 +21,12 @@ def test_autocast_inferer_computes_in_bfloat16_and_keeps_the_weights(network):
     output.float().sum().backward()
     assert network.first.weight.grad.dtype == torch.float32
     assert AutocastInferer(SimpleInferer(), dtype=torch.float16).dtype == torch.float16
+
+
+def test_autocast_inferer_computes_in_fp32_where_the_cpu_would_imitate_bfloat16(network, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    x = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(AutocastInferer(SimpleInferer())(x, network), network(x))
 
 
 def test_resume_starts_anew_without_a_checkpoint(network, tmp_path):

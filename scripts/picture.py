@@ -14,11 +14,11 @@ import fire
 import numpy as np
 import torch
 
-from mqb_monai.bundle.cases import case_source, find_cases
+from mqb_monai.bundle.cases import case_source
 from mqb_monai.bundle.engines import build_network
 from mqb_monai.bundle.inference import predict
 from mqb_monai.bundle.open import open_bundle
-from mqb_monai.bundle.preprocessing import image_keys, load_case
+from mqb_monai.bundle.preprocessing import cases_of, load_case
 from mqb_monai.metrics import dice, mean_score
 from mqb_monai.system.files import atomic_path
 
@@ -56,7 +56,7 @@ def main(bundle: str, dataset_dir: str, out: str, case: int = 0, axis: int = 0) 
     """Draw case number ``case`` of the test list, cut across ``axis`` (0, 1 or 2), into ``out``."""
     opened = open_bundle(bundle)
     with opened.environment():
-        chosen = find_cases(case_source(dataset_dir=dataset_dir), image_keys(opened.preprocessing))[case]
+        chosen = cases_of(opened, case_source(dataset_dir=dataset_dir))[case]
         loaded, maps = load_case(opened, chosen), {}
         for title, scheme, backend in COLUMNS:
             folders = opened.quantized_dir, opened.engines_dir

@@ -12,12 +12,11 @@ from monai.data import DataLoader, decollate_batch
 from monai.utils import convert_to_tensor
 from torch import nn
 
-from mqb_monai.bundle.cases import CaseSource, case_names, find_cases
+from mqb_monai.bundle.cases import CaseSource, case_names
 from mqb_monai.bundle.entry_point import entry_point
 from mqb_monai.bundle.inference import label_map_of
-from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
-from mqb_monai.bundle.preprocessing import image_keys, load_case, network_key
+from mqb_monai.bundle.preprocessing import cases_of, load_case, network_key
 from mqb_monai.data.datalist import load_datalist
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.case import LoadedCase
@@ -56,8 +55,7 @@ class BundleCases:
         require_truth("labels", labels)
         require_whole("cases", count, "from 0 on (0: all)")
         self.bundle = bundle
-        found = find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))
-        self.cases = found[: count or None]
+        self.cases = cases_of(bundle, source)[: count or None]
         self.labels = labels and all(case.label for case in self.cases)
 
     def __len__(self) -> int:

@@ -10,12 +10,11 @@ from monai.transforms import ResizeWithPadOrCrop
 from torch import nn
 
 from mqb_monai.backends import BACKENDS, get_backend
-from mqb_monai.bundle.cases import CaseSource, find_cases
+from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.engines import build_network, engine_folder
 from mqb_monai.bundle.entry_point import entry_point
-from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
-from mqb_monai.bundle.preprocessing import image_keys, network_key, preprocess
+from mqb_monai.bundle.preprocessing import cases_of, network_key, preprocess
 from mqb_monai.data.datalist import load_datalist
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.patches import first_patch
@@ -106,7 +105,7 @@ def describe_folder(engines_dir: str, scheme: str, backend: str) -> str:
 
 def _example(bundle: Bundle, source: CaseSource) -> torch.Tensor:
     """A real patch of the first case, ``(1, C, H, W, D)``."""
-    case = find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))[0]
+    case = cases_of(bundle, source)[0]
     item = preprocess(bundle, case)
     image = item[network_key(bundle.preprocessing, item)]
     if bundle.roi_size and len(bundle.roi_size) == image.ndim - 1:

@@ -13,7 +13,9 @@ from monai.data.utils import affine_to_spacing, list_data_collate
 from monai.transforms import Compose, ConcatItemsd, LoadImaged, MapTransform
 from monai.utils import CommonKeys
 
+from mqb_monai.bundle.cases import CaseSource, find_cases
 from mqb_monai.bundle.entry_point import find_input_error
+from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
 from mqb_monai.data.checks import check_finite, check_label_values, check_same_affine, check_same_shape
 from mqb_monai.data.volumes import check_image_file, read_channels
@@ -58,6 +60,15 @@ def network_key(preprocessing: Callable, item: dict[str, Any]) -> str:
         f"prepare_batch; it makes {', '.join(map(str, item))}. Add ConcatItemsd with name "
         f"'{CommonKeys.IMAGE}' to its preprocessing."
     )
+
+
+def cases_of(bundle: Bundle, source: CaseSource) -> list[Case]:
+    """The cases of a source by the keys that the bundle's preprocessing reads.
+
+    Raises:
+        InputError: as :func:`mqb_monai.bundle.cases.find_cases`; a preprocessing that does not build.
+    """
+    return find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))
 
 
 def preprocess(bundle: Bundle, case: Case) -> dict[str, Any]:

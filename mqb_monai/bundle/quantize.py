@@ -14,11 +14,10 @@ from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
 from tqdm import tqdm
 
-from mqb_monai.bundle.cases import CaseSource, find_cases
+from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.inference import NamingInferer, run_evaluator
-from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
-from mqb_monai.bundle.preprocessing import image_keys, preprocess
+from mqb_monai.bundle.preprocessing import cases_of, preprocess
 from mqb_monai.quantization import Calibrator, NotCalibratedWarning, QuantizationRecord, get_scheme, save_quantized
 
 
@@ -62,7 +61,7 @@ def quantize_bundle(
     path = (Path(out).expanduser().absolute() if out else bundle.quantized_dir) / f"{scheme.name}.pt"
     with bundle.environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCalibratedWarning)  # the record names these layers
-        cases = find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))
+        cases = cases_of(bundle, source)
         with Calibrator(bundle.network, scheme, exclude=exclude) as calibrator:
             for case in tqdm(cases, desc="calibrating", unit="case", disable=not progress):
                 batch = list_data_collate([preprocess(bundle, case)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mqb_monai.backends import BACKENDS
-from mqb_monai.bundle.cases import CaseSource, case_source, find_cases
+from mqb_monai.bundle.cases import CaseSource, case_source
 from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, find_bundle, list_bundles
 from mqb_monai.bundle.engines import reason_unsupported
 from mqb_monai.bundle.open import open_bundle
@@ -199,7 +199,7 @@ def match_bundles(patterns: Iterable[str], root: str | os.PathLike | None) -> li
 
 def _find_source(info: BundleInfo, data: Path, split: str) -> tuple[CaseSource, int]:
     """A bundle's cases and how many there are; InputError says why this bundle cannot run."""
-    from mqb_monai.bundle.preprocessing import image_keys  # MONAI, which planning a grid of our own needs not
+    from mqb_monai.bundle.preprocessing import cases_of  # MONAI, which planning a grid of our own needs not
 
     if info.weights_mb is None:
         hint = "public weights have to be imported" if info.public_weights else "train it, or import weights"
@@ -215,7 +215,7 @@ def _find_source(info: BundleInfo, data: Path, split: str) -> tuple[CaseSource, 
                 f"it segments other classes ({_few(own)}) than {dataset_dir / 'dataset.json'} names ({_few(found)})."
             )
     source = case_source(dataset_dir=str(dataset_dir), split=split)
-    return source, len(find_cases(source, image_keys(bundle.preprocessing)))
+    return source, len(cases_of(bundle, source))
 
 
 def _few(names: Sequence[str]) -> str:

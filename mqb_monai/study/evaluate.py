@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mqb_monai.bundle.cases import CaseSource, find_cases
+from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.engines import quantized_checkpoint
-from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
-from mqb_monai.bundle.preprocessing import image_keys
+from mqb_monai.bundle.preprocessing import cases_of
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.settings import Settings
 from mqb_monai.quantization import SCHEMES
@@ -57,7 +56,7 @@ def evaluate_bundle(
         if scheme in SCHEMES:
             quantized_checkpoint(bundle.quantized_dir, scheme)  # said before anything is run
     with bundle.environment():
-        count = len(find_cases(source, image_keys(bundle.preprocessing), input_channels(bundle.metadata)))
+        count = len(cases_of(bundle, source))
     folders = _folders(bundle, pairs, asked, output_dir)
     opened = {"config_file": bundle.config_option, "weights": bundle.weights}
     shared = {"source": source, "fp32_folder": folders[REFERENCE], "command": command, "cases": count, **opened}

@@ -19,13 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from mqb_monai.backends import get_backend
-from mqb_monai.bundle.cases import CaseSource, find_cases
+from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.engines import build_network
 from mqb_monai.bundle.entry_point import find_input_error
 from mqb_monai.bundle.inference import predict
-from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle, open_bundle
-from mqb_monai.bundle.preprocessing import image_keys, load_case
+from mqb_monai.bundle.preprocessing import cases_of, load_case
 from mqb_monai.bundle.quantize import quantize_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.case import Case
@@ -133,7 +132,7 @@ def _groups_in_memory(bundle: Bundle, cells: Sequence[Cell]) -> list[list[Cell]]
 
 
 def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report: RunReport) -> None:
-    cases = find_cases(cells[0].source, image_keys(bundle.preprocessing), input_channels(bundle.metadata))
+    cases = cases_of(bundle, cells[0].source)
     networks: dict[Cell, nn.Module] = {}
     for cell in cells:
         with _recording([cell], report):

@@ -20,7 +20,7 @@ from mqb_monai.bundle.preprocessing import cases_of, load_case, network_key
 from mqb_monai.data.datalist import load_datalist
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.case import LoadedCase
-from mqb_monai.evaluation.scores import label_map
+from mqb_monai.evaluation.scores import class_dice, label_map
 from mqb_monai.evaluation.settings import require_truth, require_whole
 from mqb_monai.metrics import dice
 from mqb_monai.quantization.calibrate import network_device
@@ -69,11 +69,7 @@ class BundleCases:
             yield AnalysisCase(case.name, image, partial(self._score, loaded) if self.labels else None)
 
     def _score(self, loaded: LoadedCase, logits: torch.Tensor) -> tuple[float, ...]:
-        pred, num_classes = label_map_of(self.bundle, loaded, logits), max(logits.shape[1], 2)
-        if pred.dtype == bool:
-            pairs = zip(pred.astype("uint8"), loaded.label.astype("uint8"), strict=True)
-            return tuple(dice(p, t, 2).item() for p, t in pairs)
-        return tuple(dice(pred, loaded.label, num_classes).tolist())
+        return tuple(class_dice(label_map_of(self.bundle, loaded, logits), loaded.label, max(logits.shape[1], 2)))
 
 
 class LoaderCases:

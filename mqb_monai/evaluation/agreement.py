@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from mqb_monai.metrics import mean_score
@@ -20,7 +21,7 @@ class Agreement:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._dice: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._dice: list[tuple[Sequence[float], Sequence[float]]] = []
 
     def add_logits(
         self, engine: torch.Tensor, simulated: torch.Tensor, nearby: torch.Tensor, reference: torch.Tensor
@@ -29,9 +30,9 @@ class Agreement:
         for name, value in difference_sums(engine, simulated, nearby, reference).items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def add_dice(self, engine: Sequence[float] | torch.Tensor, simulated: Sequence[float] | torch.Tensor) -> None:
+    def add_dice(self, engine: Sequence[float], simulated: Sequence[float]) -> None:
         """Take in the DSC per class of a case that has a label."""
-        self._dice.append((torch.as_tensor(engine), torch.as_tensor(simulated)))
+        self._dice.append((engine, simulated))
 
     def summary(self) -> dict[str, float]:
         """The figures over all cases; empty where there was none.
@@ -56,7 +57,7 @@ class Agreement:
             "logit_rms_floor": (sums["squares_floor"] / sums["logits"]) ** 0.5,
         }
         if self._dice:
-            engine, simulated = (mean_score(torch.stack(column)) for column in zip(*self._dice, strict=True))
+            engine, simulated = (mean_score(np.array(column)) for column in zip(*self._dice, strict=True))
             found["dice_difference"] = engine - simulated
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from mqb_monai.errors import InputError
 from mqb_monai.metrics import dice, surface_dice
+from mqb_monai.metrics.surface_dice import check_tolerances
 from mqb_monai.records.evaluation import CaseScore
 
 MM3_PER_ML = 1000.0
@@ -36,25 +37,59 @@ class Scoring:
         """DSC and NSD per class of two maps on one grid; NaN for a class in neither.
 
         Raises:
-            InputError: maps of different shape or kind, or with other values than the classes.
+            InputError: as :func:`class_dice`; another number of tolerances than classes.
         """
-        if pred.shape != other.shape:
-            raise InputError(
-                f"expected a label of shape {pred.shape} like the prediction, got {other.shape}. Regions that overlap "
-                "need a label file with one channel each."
-            )
-        if pred.dtype == bool:
-            pairs = [self._one(p, o, spacing_mm, index) for index, (p, o) in enumerate(zip(pred, other, strict=True))]
-            return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         num_classes = len(self.class_names) + 1
-        nsd = surface_dice(pred, other, num_classes, spacing_mm, self.tolerance_mm, self.use_subvoxels)
-        return dice(pred, other, num_classes).tolist(), nsd.tolist()
+        scores = class_dice(pred, other, num_classes)
+        if pred.dtype != bool:
+            nsd = surface_dice(pred, other, num_classes, spacing_mm, self.tolerance_mm, self.use_subvoxels)
+            return scores, nsd.tolist()
+        tolerances = check_tolerances(self.tolerance_mm, len(pred))
+        return scores, [
+            surface_dice(*pair, 2, spacing_mm, tolerance, self.use_subvoxels).item()
+            for pair, tolerance in zip(_regions(pred, other), tolerances, strict=True)
+        ]
 
-    def _one(self, pred: np.ndarray, other: np.ndarray, spacing_mm: Sequence[float], index: int) -> tuple[float, float]:
-        tolerance = self.tolerance_mm if isinstance(self.tolerance_mm, int | float) else self.tolerance_mm[index]
-        pred, other = pred.astype(np.uint8), other.astype(np.uint8)
-        nsd = surface_dice(pred, other, 2, spacing_mm, tolerance, self.use_subvoxels)
-        return dice(pred, other, 2).item(), nsd.item()
+    def dice_to_label(self, pred: np.ndarray, label: np.ndarray) -> list[float]:
+        """DSC per class against a label, without the voxels that it ignores.
+
+        Raises:
+            InputError: as :func:`class_dice`.
+        """
+        return class_dice(*without_ignored(pred, label, self.ignore_label), len(self.class_names) + 1)
+
+
+def class_dice(pred: np.ndarray, other: np.ndarray, num_classes: int) -> list[float]:
+    """DSC of each class from 1 on, or of each region, of two maps on one grid; NaN for a class in neither.
+
+    Args:
+        pred, other: ``(H, W, D)`` integers, or ``(C, H, W, D)`` bool for regions that overlap.
+        num_classes: of integer maps, background included.
+
+    Raises:
+        InputError: maps of different shape or kind, or with other values than the classes.
+    """
+    if pred.shape != other.shape:
+        raise InputError(
+            f"expected a label of shape {pred.shape} like the prediction, got {other.shape}. Regions that overlap need "
+            "a label file with one channel each."
+        )
+    if pred.dtype == bool:
+        return [dice(*pair, 2).item() for pair in _regions(pred, other)]
+    return dice(pred, other, num_classes).tolist()
+
+
+def without_ignored(pred: np.ndarray, label: np.ndarray, ignore_label: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps with background where the label says "ignore"; as they are where nothing is ignored."""
+    if ignore_label is None or label.dtype == bool:
+        return pred, label
+    ignored = label == ignore_label
+    return np.where(ignored, 0, pred), np.where(ignored, 0, label)
+
+
+def _regions(pred: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each region of both maps ``(C, H, W, D)`` as a map of one class."""
+    return zip(pred.astype(np.uint8), other.astype(np.uint8), strict=True)
 
 
 def score_case(
@@ -78,7 +113,7 @@ def score_case(
     missing = [math.nan] * len(scoring.class_names)
     overlap = surface = overlap_fp32 = surface_fp32 = change = missing
     if label is not None:
-        overlap, surface = scoring.overlap(*_without_ignored(pred, label, scoring.ignore_label), spacing_mm)
+        overlap, surface = scoring.overlap(*without_ignored(pred, label, scoring.ignore_label), spacing_mm)
     volumes = volumes_ml(pred, len(scoring.class_names), spacing_mm)
     if fp32 is not None:
         overlap_fp32, surface_fp32 = scoring.overlap(pred, fp32, spacing_mm)
@@ -101,14 +136,6 @@ def volumes_ml(label_map: np.ndarray, num_classes: int, spacing_mm: Sequence[flo
 def equal_labels(pred: np.ndarray, fp32: np.ndarray | None) -> float:
     """Share of voxels with the same label; NaN where ``fp32`` is None or there are no voxels."""
     return math.nan if fp32 is None or pred.size == 0 else float((pred == fp32).mean())
-
-
-def _without_ignored(pred: np.ndarray, label: np.ndarray, ignore_label: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Both maps with background where the label says "ignore"."""
-    if ignore_label is None or label.dtype == bool:
-        return pred, label
-    ignored = label == ignore_label
-    return np.where(ignored, 0, pred), np.where(ignored, 0, label)
 
 
 def label_map(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,7 @@ from mqb_monai.backends import get_backend
 from mqb_monai.backends.network_check import perturbed
 from mqb_monai.bundle.engines import simulated_network
 from mqb_monai.evaluation.agreement import ROUNDING, Agreement
-from mqb_monai.evaluation.scores import label_map
-from mqb_monai.metrics import dice
+from mqb_monai.evaluation.scores import class_dice, label_map, without_ignored
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
 
 
@@ -34,6 +33,7 @@ class AgreementHandler:
         postprocessing: what turns logits into a label map on the label's grid (the evaluator's own).
         num_classes: classes with the background.
         enabled: False saves the three additional passes.
+        ignore_label: voxels with this value in the label are not scored; 0 is none.
     """
 
     def __init__(
@@ -45,15 +45,17 @@ class AgreementHandler:
         postprocessing: Callable[[dict], dict],
         num_classes: int,
         enabled: bool = True,
+        ignore_label: int = 0,
     ) -> None:
         self.network = network
         self.scheme = scheme
         self.quantized_dir = quantized_dir
         self.postprocessing = postprocessing
         self.num_classes = num_classes
+        self.ignore_label = ignore_label or None
         self.enabled = enabled and not get_backend(backend).simulates and scheme not in FLOAT_SCHEMES
         self._agreement = Agreement()
-        self._simulated_scores: list[torch.Tensor] = []
+        self._simulated_scores: list[list[float]] = []
         self._simulated: nn.Module | None = None
         self._perturbed: nn.Module | None = None
 
@@ -85,8 +87,9 @@ class AgreementHandler:
         for item, simulated in zip(engine.state.output, self._simulated_scores, strict=True):
             self._agreement.add_dice(self._dice(item), simulated)
 
-    def _dice(self, item: dict) -> torch.Tensor:
-        return dice(label_map(item["pred"]), label_map(item["label"]), self.num_classes)
+    def _dice(self, item: dict) -> list[float]:
+        pred, label = (label_map(item[key]).numpy() for key in ("pred", "label"))
+        return class_dice(*without_ignored(pred, label, self.ignore_label), self.num_classes)
 
     def _summarize(self, engine: Engine) -> None:
         engine.state.agreement = self._agreement.summary()

@@ -48,7 +48,7 @@ def surface_dice(
     """
     pred_map, label_map = check_label_maps(pred, label, num_classes)
     spacing = _check_spacing(spacing_mm, pred_map.shape)
-    tolerances = _check_tolerances(tolerance_mm, num_classes - 1)
+    tolerances = check_tolerances(tolerance_mm, num_classes - 1)
     scores = torch.full((num_classes - 1,), torch.nan, dtype=torch.float64)
     # slices of each class's bounding box, None where the map does not hold it
     pred_boxes, label_boxes = (find_objects(label_map, num_classes - 1) for label_map in (pred_map, label_map))
@@ -81,7 +81,8 @@ def _check_spacing(spacing_mm: Sequence[float], shape: tuple[int, ...]) -> list[
     return spacing.tolist()
 
 
-def _check_tolerances(tolerance_mm: float | Sequence[float], count: int) -> list[float]:
+def check_tolerances(tolerance_mm: float | Sequence[float], count: int) -> list[float]:
+    """The tolerance of each of ``count`` classes. Raises InputError: another number of them, or no finite distances."""
     tolerances = np.asarray(tolerance_mm, dtype=np.float64)
     if tolerances.ndim == 0:
         tolerances = np.repeat(tolerances, count)

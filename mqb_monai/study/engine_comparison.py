@@ -34,4 +34,4 @@ class EngineComparison:
         self.agreement.add_logits(*(torch.as_tensor(each).as_subclass(torch.Tensor).cpu() for each in logits))
         if loaded.label is not None:
             maps = [label_map_of(self.bundle, loaded, each) for each in logits[:2]]
-            self.agreement.add_dice(*(scoring.overlap(each, loaded.label, loaded.spacing_mm)[0] for each in maps))
+            self.agreement.add_dice(*(scoring.dice_to_label(each, loaded.label) for each in maps))

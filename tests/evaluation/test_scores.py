@@ -41,6 +41,8 @@ def test_score_case_of_regions_scores_each_by_itself():
     assert volumes_ml(pred, 2, SPACING_MM) == [region.sum() / 1000 for region in pred]
     with pytest.raises(InputError, match=r"expected a label of shape .*Regions that overlap need a label file"):
         Scoring(("whole", "core")).overlap(pred, maps(0), SPACING_MM)
+    with pytest.raises(InputError, match=r"expected tolerance_mm to be one number or 2 .*got 3"):
+        Scoring(("whole", "core"), (1.0, 2.0, 3.0)).overlap(pred, label, SPACING_MM)
 
 
 def test_score_case_scores_no_voxel_that_the_label_ignores():
@@ -50,6 +52,7 @@ def test_score_case_scores_no_voxel_that_the_label_ignores():
     scores = score_case("a", pred, label, fp32, SPACING_MM, Scoring(("one", "two"), ignore_label=9))
     cleared = (np.where(label == 9, 0, array) for array in (pred, label))
     assert [score.dice for score in scores] == dice(*cleared, 3).tolist()
+    assert Scoring(("one", "two"), ignore_label=9).dice_to_label(pred, label) == [score.dice for score in scores]
     assert [score.dice_to_fp32 for score in scores] == dice(pred, fp32, 3).tolist()
 
 

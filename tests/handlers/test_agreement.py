@@ -39,9 +39,9 @@ def postprocessing(item):
     return {**item, "pred": item["pred"].argmax(0, keepdim=True)}
 
 
-def make_engine():
+def make_engine(values=LABEL):
     def step(engine, batch):
-        label = torch.tensor(LABEL).reshape(1, 1, 4, 1, 1)
+        label = torch.tensor(values).reshape(1, 1, 4, 1, 1)
         engine.state.output = {"image": batch, "label": label, "pred": logits(ENGINE)}
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         return [postprocessing(item) for item in decollate_batch(engine.state.output)]
@@ -60,8 +60,8 @@ def simulated(monkeypatch):
     return network
 
 
-def make_handler(scheme="w8a8_engine", backend="openvino", enabled=True):
-    return AgreementHandler(Constant(FP32), scheme, backend, "nowhere", postprocessing, 2, enabled)
+def make_handler(scheme="w8a8_engine", backend="openvino", enabled=True, ignore_label=0):
+    return AgreementHandler(Constant(FP32), scheme, backend, "nowhere", postprocessing, 2, enabled, ignore_label)
 
 
 def test_agreement_handler_figures_by_hand(simulated):
@@ -79,6 +79,14 @@ def test_agreement_handler_figures_by_hand(simulated):
     }
     assert found.keys() == expected.keys()
     assert all(math.isclose(found[name], expected[name]) for name in expected)
+
+
+def test_agreement_handler_does_not_score_what_the_label_ignores(simulated):
+    """By hand: without the first voxel 001 (engine), 101 (simulation) and 100 (label): DSC 0 and 2·1/3."""
+    engine = make_engine([9, 1, 0, 0])
+    make_handler(ignore_label=9).attach(engine)
+    found = engine.run([torch.ones(1, 1, 4, 1, 1)]).agreement
+    assert math.isclose(found["dice_difference"], -2 / 3)
 
 
 def test_difference_sums_add_up_over_the_whole_batch():

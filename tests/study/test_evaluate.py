@@ -110,6 +110,25 @@ def test_evaluate_without_labels_compares_with_fp32(make_bundle, make_scans):
     assert record.overlays["worst"].dice == pytest.approx(float(np.nanmean(dice(pred, fp32, 3))))
 
 
+def test_evaluate_holds_an_engine_against_its_simulation_where_labels_are_ignored(
+    make_bundle, make_scans, engine_scheme
+):
+    """Oracle: the mean DSC of engine and simulation, each evaluated by itself."""
+    root, scans = make_bundle(), make_scans(["a"])
+    path = scans / "labels" / "a.nii.gz"
+    label = volume(path)
+    label[:, :, :5] = 9
+    nib.save(nib.Nifti1Image(label, np.diag([2.0, 1, 1, 1])), path)
+    quantize_bundle(open_bundle(root), engine_scheme, case_source(str(scans / "images" / "*")), progress=False)
+    source = case_source(str(scans / "images" / "*"), str(scans / "labels" / "*"))
+    settings = replace(SETTINGS, ignore_label=9, compare=True)
+    (_, simulated), (_, engine) = evaluate_bundle(
+        open_bundle(root), source, [engine_scheme], ["torch", "openvino"], "", settings, ""
+    )
+    assert simulated.agreement == {} and engine.agreement["same_label"] > 0.99
+    assert engine.agreement["dice_difference"] == pytest.approx(engine.dice["mean"] - simulated.dice["mean"])
+
+
 def test_evaluate_leaves_out_an_ignored_label(make_bundle, make_scans):
     root, scans = make_bundle(), make_scans(["a"])
     path = scans / "labels" / "a.nii.gz"

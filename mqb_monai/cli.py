@@ -22,7 +22,7 @@ from mqb_monai.commands.list_bundles import list_command
 from mqb_monai.commands.pack import export, pack
 from mqb_monai.commands.quantize import quantize
 from mqb_monai.commands.report import report
-from mqb_monai.errors import InputError, describe_error
+from mqb_monai.errors import InputError, describe_error, wants_traceback, wrapped_input_error
 
 FLAG = re.compile(r"--.+|-[a-zA-Z].*")  # what fire takes for a flag; "-1" is a value
 
@@ -139,15 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("interrupted: what was not complete was not written", file=sys.stderr)
         raise SystemExit(130) from error
     except Exception as error:  # whatever was not foreseen
-        if os.environ.get("MQB_TRACEBACK", "") not in ("", "0"):
+        if wants_traceback():
             raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {wrapped_input_error(error) or describe_error(error)}", file=sys.stderr)
         raise SystemExit(1) from error
-
-
-def _sentence(error: Exception) -> str:
-    """The sentence of an error of ours that is wrapped in another one, else what is known of it."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, InputError):
-        seen = seen.__cause__
-    return str(seen or describe_error(error))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mqb_monai.errors import InputError
+from mqb_monai.errors import InputError, root_cause, wrapped_input_error
 from mqb_monai.quantization.calibrate import inference_only, network_device
 
 
@@ -41,11 +41,8 @@ def conversion_error(
         error: what was raised; an :class:`InputError` comes back as it is.
         inputs: of the conversion.
     """
-    first = error
-    while first is not None and not isinstance(first, InputError):
-        first = first.__cause__
-    if first is not None:
-        return first
+    if found := wrapped_input_error(error):
+        return found
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
     device = network_device(network)
     try:
@@ -57,8 +54,7 @@ def conversion_error(
         reason, verdict = own, "The network itself fails on such an input: check its shape"
     else:
         reason, verdict = error, "The network runs on such an input, so this is a limit of the converter"
-    while reason.__cause__ is not None:  # exporters wrap what went wrong in advice of many lines
-        reason = reason.__cause__
+    reason = root_cause(reason)  # exporters wrap what went wrong in advice of many lines
     first_line = next(iter(str(reason).strip().splitlines()), "")
     text = f"{type(reason).__name__}: {first_line}"[:500]
     return InputError(f"{what} for inputs {shapes}: {text}. {verdict}; backend 'torch' runs a network as it is.")

@@ -16,7 +16,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from mqb_monai.errors import InputError
+from mqb_monai.errors import InputError, root_cause
 
 # What an evaluator does with its results, or what we bring ourselves; everything else is kept as published.
 DROPPED_EVALUATOR_KEYS = frozenset(
@@ -97,9 +97,7 @@ class BundleConfig:
         return _checkpoint_keys(self.parser.get())
 
     def _build_failure(self, key: str, definition: Any, error: BaseException) -> str:
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = root_cause(error)
         target = definition.get("_target_", key) if isinstance(definition, dict) else str(definition)
         unknown = re.search(r"(?:(\w+)\.)?\w+\(\) got an unexpected keyword argument '(\w+)'", str(cause))
         if unknown:

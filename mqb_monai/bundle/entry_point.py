@@ -7,7 +7,6 @@ What no entry point sees (a part that does not build, say) reaches :func:`last_r
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 import traceback
@@ -19,7 +18,7 @@ from monai.bundle import ConfigParser
 
 from mqb_monai.bundle.folder import as_files
 from mqb_monai.bundle.overrides import check_values
-from mqb_monai.errors import InputError, describe_error
+from mqb_monai.errors import InputError, describe_error, wants_traceback
 
 FLAG = re.compile(r"--?[A-Za-z_]")
 RUN_OPTIONS = frozenset(
@@ -56,11 +55,6 @@ def entry_point(function: Callable) -> Callable:
             raise SystemExit(f"error: {found}") from error
 
     return call
-
-
-def wants_traceback() -> bool:
-    """True where the user set ``MQB_TRACEBACK=1``."""
-    return os.environ.get("MQB_TRACEBACK", "") not in ("", "0")
 
 
 def last_resort(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -19,7 +19,7 @@ from mqb_monai.bundle.metadata import input_channels
 from mqb_monai.bundle.open import Bundle
 from mqb_monai.data.checks import check_finite, check_label_values, check_same_affine, check_same_shape
 from mqb_monai.data.volumes import check_image_file, read_channels
-from mqb_monai.errors import InputError
+from mqb_monai.errors import InputError, root_cause
 from mqb_monai.evaluation.case import Case, LoadedCase
 
 
@@ -155,9 +155,7 @@ def _demands_label(preprocessing: Callable) -> bool:
 
 
 def _reading_failure(files: dict[str, Any], error: BaseException) -> str:
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = root_cause(error)
     named = ", ".join(f"{key} {value}" for key, value in files.items())
     missing = re.search(r"Key `(\w+)` of transform `(\w+)` was missing", str(cause))
     if missing or isinstance(cause, KeyError):

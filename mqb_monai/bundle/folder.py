@@ -74,6 +74,16 @@ def _located(root: Path, name: str) -> Path:
     return found
 
 
+def code_of(root: Path) -> list[Path]:
+    """A bundle's own modules and packages, such as ``scripts``."""
+    return [path for path in root.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))]
+
+
+def is_published(relative: Path) -> bool:
+    """False for hidden files and byte code, which are nobody's to publish; the path is relative to the bundle."""
+    return not any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+
+
 @contextlib.contextmanager
 def bundle_environment(root: Path) -> Iterator[None]:
     """Work as ``monai.bundle run`` does when started in the bundle's folder, and put everything back afterwards.
@@ -81,7 +91,7 @@ def bundle_environment(root: Path) -> Iterator[None]:
     The folder is the working directory (configs say ``"bundle_root": "."``) and importable (the bundle's ``scripts``).
     Modules of the same names that were imported before, of another bundle say, step aside for as long.
     """
-    own = {path.stem for path in root.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))} - NEEDED_MODULES
+    own = {path.stem for path in code_of(root)} - NEEDED_MODULES
 
     def take_out() -> dict[str, Any]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}

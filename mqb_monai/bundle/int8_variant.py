@@ -20,6 +20,7 @@ from mqb_monai.backends import get_backend
 from mqb_monai.backends.openvino.conversion import import_openvino
 from mqb_monai.bundle.catalog import BundleInfo
 from mqb_monai.bundle.engines import quantized_checkpoint
+from mqb_monai.bundle.folder import code_of, is_published
 from mqb_monai.bundle.open import MODEL, Bundle
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import Scheme, get_scheme
@@ -99,15 +100,13 @@ def _require_supported(what: Scheme | nn.Module) -> None:
 
 def _own_files(root: Path, config: Mapping[str, Any]) -> Iterator[str]:
     """The bundle's own code and documents, and every other file of it that a string of the config names."""
-    packages = [path for path in root.iterdir() if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))]
-    folders = [*packages, root / "docs"]
+    folders = [*code_of(root), root / "docs"]
     found = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else (folder,))]
     found += [root / name for text in _strings(config) for name in FILE_NAME.findall(text)]
     found += [root / name for name in KEPT]
     for path in dict.fromkeys(found):
         relative = path.relative_to(root)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
-        if path.is_file() and not hidden and relative != MODEL and relative.as_posix() != "docs/README.md":
+        if path.is_file() and is_published(relative) and relative != MODEL and relative.as_posix() != "docs/README.md":
             yield relative.as_posix()
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from mqb_monai.errors import InputError
+from mqb_monai.records.json_file import read_json_object
 
 METADATA = Path("configs", "metadata.json")
 
@@ -17,16 +16,7 @@ def read_metadata(root: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or does not hold a JSON object.
     """
-    path = root / METADATA
-    if not path.is_file():
-        return {}
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}. Correct it, or fetch the bundle again.") from error
-    if not isinstance(metadata, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(metadata).__name__}.")
-    return metadata
+    return read_json_object(root / METADATA, "Correct it, or fetch the bundle again.")
 
 
 def input_channels(metadata: dict[str, Any]) -> int | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import shutil
 import zipfile
@@ -19,9 +18,10 @@ from typing import Any
 import yaml
 
 from mqb_monai.bundle.catalog import MODEL, BundleInfo, find_bundle
+from mqb_monai.bundle.folder import is_published
 from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
-from mqb_monai.records.json_file import write_json
+from mqb_monai.records.json_file import read_json_object, write_json
 from mqb_monai.system.files import atomic_path
 
 # What a bundle is; anything else in its folder (data, results, engines, caches) is somebody's own and stays there.
@@ -136,11 +136,7 @@ def float_bundle_files(info: BundleInfo) -> dict[str, Path | bytes]:
     found += (info.folder / "models").glob("*")
     found += [path for folder in FOLDERS for path in (info.folder / folder).rglob("*")]
     inside = {path.relative_to(info.folder): path for path in found if path.is_file()}
-    return {relative.as_posix(): path for relative, path in sorted(inside.items()) if _is_published(relative)}
-
-
-def _is_published(relative: Path) -> bool:
-    return not any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+    return {relative.as_posix(): path for relative, path in sorted(inside.items()) if is_published(relative)}
 
 
 def _left_out(folder: Path, files: Mapping[str, Any]) -> tuple[str, ...]:
@@ -201,15 +197,7 @@ def read_model_info(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is no JSON object.
     """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}. Mend it, or move it away.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object of zip names, got {type(content).__name__}. Move it away.")
-    return content
+    return read_json_object(path, "Mend it, or move it away.")
 
 
 def _release_path(repo: str) -> str:

@@ -31,6 +31,22 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         temporary.write_text(json.dumps(without_nan(plain), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file of somebody else's; empty where there is no file.
+
+    Raises InputError: it cannot be read, or holds something else; ``remedy`` ends the message.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}. {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}. {remedy}")
+    return content
+
+
 def record_path(folder: str | os.PathLike, kind: str, *names: str) -> Path:
     """``FOLDER/<kind>/<names, with points between them>.json``."""
     return Path(folder) / kind / f"{'.'.join(names)}.json"

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from mqb_monai.backends.tensors import noise
 from mqb_monai.errors import InputError
 
 logger = logging.getLogger(__name__)
 MAX_OPEN = 2  # engines in memory: a whole-volume one takes gigabytes
 MAX_KEPT = 8  # engines on disk
+# Builds or loads an engine, given an example input and its folder.
+CompileFor = Callable[[torch.Tensor, Path], nn.Module]
+
+
+def engine_for(compile_for: CompileFor, folder: Path, input_shape: Sequence[int] | None) -> nn.Module:
+    """The engine in ``folder`` for inputs of ``input_shape`` ``(B, C, ...)``; where that is empty, one for each shape.
+
+    Raises InputError: what building it raises.
+    """
+    return compile_for(noise(input_shape), folder) if input_shape else EnginePerShape(compile_for, folder)
 
 
 class EnginePerShape(nn.Module):
@@ -23,12 +34,12 @@ class EnginePerShape(nn.Module):
     Engines lie in ``folder/<C>x<H>x<W>x<D>``. The two used last stay open.
 
     Args:
-        compile_for: builds or loads an engine, given an example input and its folder.
+        compile_for: builds or loads an engine.
         folder: holds the engines.
         max_kept: engines on disk; a scan of yet another shape is refused, so that a folder cannot fill a disk.
     """
 
-    def __init__(self, compile_for: Callable[[torch.Tensor, Path], nn.Module], folder: Path, max_kept: int = MAX_KEPT):
+    def __init__(self, compile_for: CompileFor, folder: Path, max_kept: int = MAX_KEPT) -> None:
         super().__init__()
         self._compile_for, self._folder, self._max_kept = compile_for, Path(folder), max_kept
         self._open: OrderedDict[tuple[int, ...], nn.Module] = OrderedDict()
@@ -54,5 +65,4 @@ class EnginePerShape(nn.Module):
                 f"{shape} needs another one. Crop or pad the scans to one size, or delete engines that are not needed."
             )
         logger.info("the network's input has no fixed shape: taking the engine for %s in %s", shape, folder)
-        example = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
-        return self._compile_for(example, folder)
+        return self._compile_for(noise((1, *shape)), folder)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network, get_backend
-from mqb_monai.backends.engine_per_shape import EnginePerShape
+from mqb_monai.backends.engine_per_shape import engine_for
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
 from mqb_monai.quantization.checkpoint.file import payload_of_state
@@ -76,11 +76,7 @@ class QuantizedNetwork(nn.Module):
             with _COMPILING:
                 return compile_network(quantized, backend, example, folder, threads=threads)
 
-        if not self.input_shape:
-            self._networks["engine"] = EnginePerShape(compile_for, Path(self.engine_dir))
-        else:
-            example = torch.randn(self.input_shape, generator=torch.Generator().manual_seed(0))
-            self._networks["engine"] = compile_for(example, Path(self.engine_dir))
+        self._networks["engine"] = engine_for(compile_for, Path(self.engine_dir), self.input_shape)
         del self._networks["quantized"]  # the engine holds all that is needed
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -18,6 +18,11 @@ def same_metadata(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def plain_input(x: torch.Tensor, device: str = "cpu") -> torch.Tensor:
     """``x`` as a contiguous float32 tensor on ``device``, without gradient or metadata."""
     return x.detach().as_subclass(torch.Tensor).to(device, torch.float32).contiguous()
+
+
+def noise(shape: Sequence[int]) -> torch.Tensor:
+    """Normal noise of this shape, always the same: the example input where no real one is at hand."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
 
 
 def compiled_batches(x: torch.Tensor, batch: int) -> Iterator[tuple[torch.Tensor, int]]:

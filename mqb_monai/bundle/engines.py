@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network, get_backend
-from mqb_monai.backends.engine_per_shape import EnginePerShape
+from mqb_monai.backends.engine_per_shape import engine_for
 from mqb_monai.backends.torch_backend import TorchEngine
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized
@@ -98,17 +98,13 @@ def build_network(
         return simulated_network(network, scheme, quantized_dir)
     simulated = network if scheme in FLOAT_SCHEMES else simulated_network(network, scheme, quantized_dir)
     folder = engine_folder(engines_dir, scheme, backend)
-    options = {"precision": precision, "threads": threads or None}
-    if input_shape is None and example_input is None:
-
-        def compile_for(example: torch.Tensor, place: Path) -> nn.Module:
-            return compile_network(simulated, backend, example, place, **options)
-
-        return EnginePerShape(compile_for, folder)
     rebuild = example_input is not None
-    if example_input is None:
-        example_input = torch.randn(tuple(input_shape), generator=torch.Generator().manual_seed(0))
-    return compile_network(simulated, backend, example_input, folder, rebuild=rebuild, **options)
+
+    def compile_for(example: torch.Tensor, place: Path) -> nn.Module:
+        options = {"precision": precision, "threads": threads or None, "rebuild": rebuild}
+        return compile_network(simulated, backend, example, place, **options)
+
+    return compile_for(example_input, folder) if rebuild else engine_for(compile_for, folder, input_shape)
 
 
 def reason_unsupported(scheme: str, backend: str) -> str:

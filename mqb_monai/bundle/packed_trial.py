@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import get_backend
+from mqb_monai.backends.tensors import noise
 from mqb_monai.bundle.metadata import data_format, input_channels
 from mqb_monai.bundle.open import MODEL, Bundle, open_bundle
 from mqb_monai.errors import InputError
@@ -52,7 +53,7 @@ def _run(bundle: Bundle) -> str:
     network, state = bundle.network_def, read_weights(bundle.root / MODEL).state
     parts = bundle.preprocessing, bundle.inferer, bundle.postprocessing  # built, to see that they can be
     network.load_state_dict(state)
-    x = torch.randn(_trial_shape(bundle, network), generator=torch.Generator().manual_seed(0))
+    x = noise(_trial_shape(bundle, network))
     simulation = _simulation(network, state)
     reason = _machine_reason(network, simulation)
     network = simulation if reason else network

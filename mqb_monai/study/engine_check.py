@@ -22,6 +22,7 @@ from mqb_monai.backends.engine_record import EngineRecord
 from mqb_monai.backends.onnx.file import read_model
 from mqb_monai.backends.qdq_lint.graph import points_of, read_graph
 from mqb_monai.backends.qdq_lint.lint import ERROR, Finding, lint_model
+from mqb_monai.backends.tensors import noise
 from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, matching_bundles
 from mqb_monai.bundle.metadata import read_metadata
 from mqb_monai.bundle.open import MODEL, open_bundle
@@ -154,7 +155,7 @@ def example_input(bundle: BundleInfo, size: Sequence[int] = ()) -> torch.Tensor:
     if len(size) not in (0, 1, axes) or any(voxels < 1 for voxels in size):
         raise InputError(f"size must be one number or {axes}, all positive; got {' '.join(map(str, size))}")
     spatial = [*size] * axes if len(size) == 1 else size or image["spatial_shape"]
-    return torch.randn((1, image["num_channels"], *spatial), generator=torch.Generator().manual_seed(0))
+    return noise((1, image["num_channels"], *spatial))
 
 
 def weights_kind(bundle: BundleInfo) -> str:
@@ -167,7 +168,7 @@ def load_networks(bundle: BundleInfo, scheme: str, example: torch.Tensor) -> tup
     torch.manual_seed(0)
     opened = open_bundle(bundle.folder)
     network = opened.network.cpu() if opened.weights_path.is_file() else opened.network_def
-    checkpoint = bundle.folder / "models" / "quantized" / f"{scheme}.pt"
+    checkpoint = opened.quantized_dir / f"{scheme}.pt"
     if checkpoint.is_file():
         return network, load_quantized(network, checkpoint).eval()
     return network, quantize(network, scheme, [example])

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mqb_monai.backends import get_backend
+from mqb_monai.backends.tensors import noise
 from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.engines import build_network
 from mqb_monai.bundle.entry_point import find_input_error
@@ -200,7 +201,7 @@ def _latencies(
     """Milliseconds of one window; networks that cannot run it are taken out. NaN where the input has no fixed shape."""
     if bundle.input_shape is None:
         return dict.fromkeys(networks, float("nan"))
-    x = torch.randn(bundle.input_shape, generator=torch.Generator().manual_seed(0)).to(bundle.device)
+    x = noise(bundle.input_shape).to(bundle.device)
     for cell in list(networks):
         with _recording([cell], report):
             _timed_forward(networks[cell])(x)  # what cannot run fails here, by itself

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mqb_monai.bundle.datalist_file import example, quoted, read_datalist
 from mqb_monai.data.datalist import load_datalist
@@ -88,7 +87,10 @@ def find_cases(source: CaseSource, keys: Sequence[str], channels: int | None = N
     """
     if source.images:
         return _cases_of_patterns(source, keys, channels)
-    cases = read_datalist(Path(source.datalist), keys) if source.datalist else _cases_of_dataset(source, keys)
+    if source.datalist:
+        cases = read_datalist(Path(source.datalist), keys)
+    else:
+        cases = load_datalist(source.dataset_dir, source.split, keys, optional=("label",))
     images = [_first_file(case[keys[0]]) for case in cases]
     return [
         Case(name, {key: value for key, value in case.items() if key != "label"}, image, case.get("label", ""))
@@ -186,15 +188,6 @@ def _paired(images: dict[str, list[str]], labels: dict[str, list[str]]) -> dict[
             "called as its image (without _0000), below the folder where its pattern begins."
         )
     return {name: files[0] for name, files in labels.items()}
-
-
-def _cases_of_dataset(source: CaseSource, keys: Sequence[str]) -> list[dict[str, Any]]:
-    try:
-        return load_datalist(source.dataset_dir, source.split, keys=(*keys, "label"))
-    except InputError as error:
-        if "has no label" not in str(error):
-            raise
-        return load_datalist(source.dataset_dir, source.split, keys=tuple(keys))
 
 
 def _first_file(value: str | list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 
 from mqb_monai.errors import InputError
@@ -12,13 +13,19 @@ from mqb_monai.errors import InputError
 MAX_NAMED = 3
 
 
-def load_datalist(dataset_dir: str | os.PathLike, split: str, keys: tuple[str, ...] = ("image", "label")) -> list[dict]:
+def load_datalist(
+    dataset_dir: str | os.PathLike,
+    split: str,
+    keys: Sequence[str] = ("image", "label"),
+    optional: Sequence[str] = (),
+) -> list[dict]:
     """The cases of one split, ready for a MONAI ``Dataset``: dicts of exactly ``keys`` to absolute paths, in order.
 
     Args:
         dataset_dir: the folder that holds ``dataset.json``; paths in it are relative to this folder.
         split: the name of a list in ``dataset.json``: ``training``, ``validation``, ``calibration`` or ``test``.
         keys: what every case must have. ``("image",)`` gives images only: calibration never sees a label.
+        optional: keys that are taken too where every case of the split has them.
 
     Raises InputError: the folder, the file, the list or a case's file is missing or broken, or a case stands in two
     lists.
@@ -38,7 +45,8 @@ def load_datalist(dataset_dir: str | os.PathLike, split: str, keys: tuple[str, .
     if not lists[split]:
         raise InputError(f"the list '{split}' in {path} is empty; expected at least one case. Add cases to it.")
     _check_disjoint(path, lists)
-    cases = [_absolute_case(path, split, case, keys) for case in lists[split]]
+    found = [key for key in optional if all(isinstance(case.get(key), str) for case in lists[split])]
+    cases = [_absolute_case(path, split, case, (*keys, *found)) for case in lists[split]]
     _check_files(path, split, cases)
     return cases
 
@@ -97,7 +105,7 @@ def _check_disjoint(path: Path, lists: dict[str, list[dict]]) -> None:
             seen[place] = name
 
 
-def _absolute_case(path: Path, split: str, case: dict, keys: tuple[str, ...]) -> dict:
+def _absolute_case(path: Path, split: str, case: dict, keys: Sequence[str]) -> dict:
     for key in keys:
         if not isinstance(case.get(key), str):
             raise InputError(

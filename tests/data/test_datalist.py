@@ -45,6 +45,13 @@ def test_load_datalist_gives_images_only_for_calibration(tmp_path):
     assert [list(case) for case in load_datalist(tmp_path, "calibration", keys=("image",))] == [["image"], ["image"]]
 
 
+def test_load_datalist_takes_optional_keys_where_every_case_has_them(tmp_path):
+    dataset(tmp_path, test=[entry("a"), entry("b")], validation=[entry("c"), {"image": "images/d.nii.gz"}])
+    for split, keys in (("test", ["image", "label"]), ("validation", ["image"])):
+        found = load_datalist(tmp_path, split, keys=("image",), optional=("label",))
+        assert [list(case) for case in found] == [keys] * 2
+
+
 def test_load_datalist_reads_bare_image_paths(tmp_path):
     dataset(tmp_path, test=["./imagesTs/a.nii.gz"])
     assert load_datalist(tmp_path, "test", keys=("image",)) == [{"image": str(tmp_path / "imagesTs" / "a.nii.gz")}]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fire.decorators import SetParseFns
 
-from mqb_monai.commands.options import BUNDLE, CASES
+from mqb_monai.commands.options import BUNDLE, CASES, open_named
+
+if TYPE_CHECKING:
+    from mqb_monai.bundle.open import Bundle
 
 PARSERS = {"scheme": str, "output_dir": str, **BUNDLE, **CASES}
 
@@ -49,9 +53,10 @@ def sensitivity(
     """
     from mqb_monai.analysis.cases import BundleCases
     from mqb_monai.analysis.sensitivity_study import SensitivityStudy
+    from mqb_monai.bundle.cases import case_source
 
-    opened, source = _open(bundle, config_file, weights, images, labels, datalist, dataset_dir, split)
-    place = os.path.abspath(output_dir) if output_dir else opened.root / "eval" / "analysis"
+    opened, place = _open(bundle, config_file, weights, output_dir)
+    source = case_source(images, labels, datalist, dataset_dir, split)
     with opened.environment():
         found = BundleCases(opened, source, count=cases)
         SensitivityStudy(
@@ -90,18 +95,17 @@ def activation_shift(
     """
     from mqb_monai.analysis.cases import BundleCases
     from mqb_monai.analysis.shift_study import ActivationShiftStudy
+    from mqb_monai.bundle.cases import case_source
 
-    opened, source = _open(bundle, config_file, weights, images, (), datalist, dataset_dir, split)
-    place = os.path.abspath(output_dir) if output_dir else opened.root / "eval" / "analysis"
+    opened, place = _open(bundle, config_file, weights, output_dir)
+    source = case_source(images, (), datalist, dataset_dir, split)
     with opened.environment():
         found = BundleCases(opened, source, labels=False, count=cases)
         arguments = scheme, opened.quantized_dir, opened.name, source.name, place
         ActivationShiftStudy(opened.network, found, opened.inferer, *arguments).run()
 
 
-def _open(bundle: str, config_file: str, weights: str, *cases: Any) -> tuple[Any, Any]:
-    from mqb_monai.bundle.cases import case_source
-    from mqb_monai.bundle.catalog import find_bundle
-    from mqb_monai.bundle.open import open_bundle
-
-    return open_bundle(find_bundle(bundle).folder, config_file, weights), case_source(*cases)
+def _open(bundle: str, config_file: str, weights: str, output_dir: str) -> tuple[Bundle, Path]:
+    """The bundle, and the folder of its analyses."""
+    opened = open_named(bundle, config_file, weights)
+    return opened, Path(os.path.abspath(output_dir)) if output_dir else opened.root / "eval" / "analysis"

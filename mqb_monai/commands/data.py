@@ -28,7 +28,7 @@ def hippocampus(*, out: str, src: str = "") -> None:
 
     Args:
         out: the folder to make.
-        src: the unpacked public folder Task04_Hippocampus; downloaded where it is not given.
+        src: the unpacked public folder Task04_Hippocampus; by default it is downloaded.
     """
     from mqb_monai.data.datasets.hippocampus import write_hippocampus
 

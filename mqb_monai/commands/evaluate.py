@@ -7,7 +7,7 @@ from typing import Any
 
 from fire.decorators import SetParseFns
 
-from mqb_monai.commands.options import BUNDLE, CASES, as_numbers, split_list, typed_command
+from mqb_monai.commands.options import BUNDLE, CASES, as_numbers, open_named, split_list, typed_command
 
 
 @SetParseFns(scheme=str, backend=str, output_dir=str, class_names=str, **BUNDLE, **CASES)
@@ -55,8 +55,6 @@ def evaluate(
         weights: FP32 state dict; by default models/model.pt of the bundle.
     """
     from mqb_monai.bundle.cases import case_source
-    from mqb_monai.bundle.catalog import find_bundle
-    from mqb_monai.bundle.open import open_bundle
     from mqb_monai.evaluation.settings import Settings
     from mqb_monai.records.tables.evaluations import format_evaluation
     from mqb_monai.study.evaluate import evaluate_bundle
@@ -70,7 +68,7 @@ def evaluate(
         ignore_label=None if ignore_label == "" else ignore_label,
         compare=compare,
     )
-    opened = open_bundle(find_bundle(bundle).folder, config_file, weights)
+    opened = open_named(bundle, config_file, weights)
     found = evaluate_bundle(
         opened, source, split_list(scheme), split_list(backend), output_dir, settings, typed_command()
     )

@@ -5,13 +5,24 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqb_monai.errors import InputError
+
+if TYPE_CHECKING:
+    from mqb_monai.bundle.open import Bundle
 
 # Plain strings: fire would make a tuple of "a,b", a list of "[ab]*.nii.gz" and cut "a#b" off at the "#".
 CASES = dict.fromkeys(("images", "labels", "datalist", "dataset_dir", "split"), str)
 BUNDLE = dict.fromkeys(("bundle", "config_file", "weights"), str)
+
+
+def open_named(bundle: str, config_file: str, weights: str) -> Bundle:
+    """The bundle of a name of the collection, or in a folder."""
+    from mqb_monai.bundle.catalog import find_bundle
+    from mqb_monai.bundle.open import open_bundle
+
+    return open_bundle(find_bundle(bundle).folder, config_file, weights)
 
 
 def split_list(value: str | Sequence[str]) -> list[str]:

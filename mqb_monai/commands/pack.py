@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fire.decorators import SetParseFns
 
-from mqb_monai.commands.options import BUNDLE, CASES
+from mqb_monai.commands.options import BUNDLE, CASES, open_named
 
 
 @SetParseFns(bundle=str, scheme=str, out=str, repo=str, root=str, config_file=str)
@@ -68,10 +68,8 @@ def export(
         weights: FP32 state dict; by default models/model.pt of the bundle.
     """
     from mqb_monai.bundle.cases import case_source
-    from mqb_monai.bundle.catalog import find_bundle
     from mqb_monai.bundle.export import export_bundle
-    from mqb_monai.bundle.open import open_bundle
 
     source = case_source(images, (), datalist, dataset_dir, split) if images or datalist or dataset_dir else None
-    opened = open_bundle(find_bundle(bundle).folder, config_file, weights)
+    opened = open_named(bundle, config_file, weights)
     print(export_bundle(opened, scheme, backend, source, threads))

@@ -7,7 +7,7 @@ from typing import Any
 
 from fire.decorators import SetParseFns
 
-from mqb_monai.commands.options import BUNDLE, CASES, split_list
+from mqb_monai.commands.options import BUNDLE, CASES, open_named, split_list
 
 
 @SetParseFns(scheme=str, exclude=str, out=str, **BUNDLE, **CASES)
@@ -41,12 +41,10 @@ def quantize(
         out: the folder to write to; by default models/quantized of the bundle.
     """
     from mqb_monai.bundle.cases import case_source
-    from mqb_monai.bundle.catalog import find_bundle
-    from mqb_monai.bundle.open import open_bundle
     from mqb_monai.bundle.quantize import quantize_bundle
 
     source = case_source(images, (), datalist, dataset_dir, split)
-    opened = open_bundle(find_bundle(bundle).folder, config_file, weights)
+    opened = open_named(bundle, config_file, weights)
     _print_result(quantize_bundle(opened, scheme, source, split_list(exclude), out))
 
 

@@ -11,7 +11,6 @@ import gc
 import hashlib
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -26,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mqb_monai.backends.tensors import plain_input
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.calibrate import inference_only, network_device
+from mqb_monai.system.quiet import quiet
 
 
 def graph_sha256(network: nn.Module, example_input: torch.Tensor) -> str:
@@ -66,26 +66,14 @@ def _run(network: nn.Module, x: torch.Tensor, recorder: _Recorder, fake: bool) -
     given = plain_input(x).to(network_device(network))
     # In inference mode whatever the caller's: autograd decides which operators are taken apart before they come here.
     kept = _attributes_kept(network), _caches_kept(network)
-    with torch.inference_mode(), inference_only(network), kept[0], kept[1], _quiet(), mode:
+    # Torch logs every operator that fails on fake tensors, and networks warn while their forward is recorded.
+    silence = quiet("torch._subclasses.fake_tensor", below=logging.CRITICAL)
+    with torch.inference_mode(), inference_only(network), kept[0], kept[1], silence, mode:
         given = mode.from_tensor(given) if fake else given
         recorder.digest.update(f"{given.dtype}{tuple(given.shape)}\n".encode())
         recorder.name(given)
         with recorder:
             network(given)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's log of operators that fail on fake tensors, and what it warns of when a forward is recorded."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(before)
 
 
 @contextmanager

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +13,7 @@ from mqb_monai.backends.onnx.names import name_nodes
 from mqb_monai.backends.tensors import plain_input
 from mqb_monai.backends.traceable import conversion_error, on_cpu
 from mqb_monai.quantization.calibrate import inference_only
+from mqb_monai.system.quiet import quiet
 
 # TensorRT 10 reads up to 20, TensorRT 11 up to 25 (NVIDIA's ONNX Opset Guide); from 20 on GELU is an operator.
 OPSET = 20
@@ -48,7 +45,9 @@ def export_model(network: nn.Module, example_input: torch.Tensor) -> Any:
 
 
 def _exported(network: nn.Module, example: torch.Tensor) -> Any:
-    with inference_only(network), onnx_operators(network), _quiet():
+    # The exporter warns of its own parts, and its optimizer has a line for every tensor that it merges.
+    silence = quiet("onnx_ir", "onnxscript", "torch.onnx")
+    with inference_only(network), onnx_operators(network), silence:
         return torch.onnx.export(
             network,
             (example,),
@@ -58,19 +57,3 @@ def _exported(network: nn.Module, example: torch.Tensor) -> Any:
             input_names=[INPUT],
             verbose=False,
         ).model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter warns of in its own parts, and a line for every tensor that its optimizer merges."""
-    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -13,7 +13,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from mqb_monai.bundle.catalog import MODEL
+from mqb_monai.bundle.open import MODEL
 from mqb_monai.bundle.pack import pack_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.system.safe_zip import check_members

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mqb_monai.bundle.metadata import METADATA
-from mqb_monai.bundle.open import MODEL, open_bundle
+from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.records.tables import aligned
 
@@ -103,8 +103,9 @@ def describe_bundle(folder: Path) -> BundleInfo:
     Raises:
         InputError: a ``metadata.json`` that cannot be read, naming it.
     """
-    metadata = open_bundle(folder).metadata
-    model, parameters = folder / MODEL, metadata.get("parameters")
+    opened = open_bundle(folder)
+    metadata, model = opened.metadata, opened.weights_path
+    parameters = metadata.get("parameters")
     return BundleInfo(
         name=folder.resolve().name,
         folder=folder,
@@ -115,7 +116,7 @@ def describe_bundle(folder: Path) -> BundleInfo:
         weights_mb=model.stat().st_size / 1e6 if model.is_file() else None,
         public_weights=any(folder.glob("large_files.*")) or str(metadata.get("weights", "")).startswith("public"),
         licence=str(metadata.get("weights_licence", "")),
-        quantized=tuple(sorted(path.stem for path in (folder / "models" / "quantized").glob("*.pt"))),
+        quantized=tuple(sorted(path.stem for path in opened.quantized_dir.glob("*.pt"))),
     )
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from mqb_monai.bundle.catalog import MODEL, BundleInfo, find_bundle
+from mqb_monai.bundle.catalog import BundleInfo, find_bundle
 from mqb_monai.bundle.folder import is_published
-from mqb_monai.bundle.open import open_bundle
+from mqb_monai.bundle.open import MODEL, open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.records.json_file import read_json_object, write_json
 from mqb_monai.system.files import atomic_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mqb_monai.bundle.open import MODEL
 from mqb_monai.errors import InputError
 from mqb_monai.weights.state_dict import load_weights as load_bundle_weights
 
@@ -16,7 +17,7 @@ def find_weights(root: Path) -> Path:
     Raises:
         InputError: it is missing; what ``models`` holds is listed.
     """
-    path = root / "models" / "model.pt"
+    path = root / MODEL
     if path.is_file():
         return path
     folder = path.parent

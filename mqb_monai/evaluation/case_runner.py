@@ -75,8 +75,9 @@ class CaseRunner:
         seconds = time.monotonic() - started
         self.reading_s += seconds
         self.reading_saved_s += (num_networks - 1) * seconds
-        others = num_networks - (not self.is_done(self.fp32_folder, case))
-        stored = self._stored_fp32() if self.is_done(self.fp32_folder, case) else None
+        fp32_done = self.is_done(self.fp32_folder, case)
+        others = num_networks - (not fp32_done)
+        stored = self._stored_fp32() if fp32_done else None
         if stored is None:
             self.run(self.fp32_folder, self.fp32)
         else:

@@ -25,7 +25,7 @@ from mqb_monai.backends.qdq_lint.lint import ERROR, Finding, lint_model
 from mqb_monai.backends.tensors import noise
 from mqb_monai.bundle.catalog import SHOWN_BY, BundleInfo, matching_bundles
 from mqb_monai.bundle.metadata import read_metadata
-from mqb_monai.bundle.open import MODEL, open_bundle
+from mqb_monai.bundle.open import open_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import get_scheme, load_quantized, quantize, quantized_layers
 from mqb_monai.quantization.operations.quantize_points import quantize_points
@@ -160,7 +160,7 @@ def example_input(bundle: BundleInfo, size: Sequence[int] = ()) -> torch.Tensor:
 
 def weights_kind(bundle: BundleInfo) -> str:
     """``trained`` where the bundle has weights, else ``random``: what :func:`load_networks` then takes."""
-    return "trained" if (bundle.folder / MODEL).is_file() else "random"
+    return "trained" if bundle.weights_mb is not None else "random"
 
 
 def load_networks(bundle: BundleInfo, scheme: str, example: torch.Tensor) -> tuple[nn.Module, nn.Module]:

@@ -67,6 +67,15 @@ def volume(path):
     return np.asarray(nib.load(path).dataobj)
 
 
+def ignore_some(scans):
+    """The label of case "a" with voxels of value 9, written and returned."""
+    path = scans / "labels" / "a.nii.gz"
+    label = volume(path)
+    label[:, :, :5] = 9
+    nib.save(nib.Nifti1Image(label, np.diag([2.0, 1, 1, 1])), path)
+    return label
+
+
 def by_hand(root, scans, name, network=None, inferer=None):
     """The label map, by MONAI alone."""
     image = mt.LoadImage(image_only=True, ensure_channel_first=True)(scans / "images" / f"{name}.nii.gz")
@@ -115,10 +124,7 @@ def test_evaluate_holds_an_engine_against_its_simulation_where_labels_are_ignore
 ):
     """Oracle: the mean DSC of engine and simulation, each evaluated by itself."""
     root, scans = make_bundle(), make_scans(["a"])
-    path = scans / "labels" / "a.nii.gz"
-    label = volume(path)
-    label[:, :, :5] = 9
-    nib.save(nib.Nifti1Image(label, np.diag([2.0, 1, 1, 1])), path)
+    ignore_some(scans)
     quantize_bundle(open_bundle(root), engine_scheme, case_source(str(scans / "images" / "*")), progress=False)
     source = case_source(str(scans / "images" / "*"), str(scans / "labels" / "*"))
     settings = replace(SETTINGS, ignore_label=9, compare=True)
@@ -131,10 +137,7 @@ def test_evaluate_holds_an_engine_against_its_simulation_where_labels_are_ignore
 
 def test_evaluate_leaves_out_an_ignored_label(make_bundle, make_scans):
     root, scans = make_bundle(), make_scans(["a"])
-    path = scans / "labels" / "a.nii.gz"
-    label = volume(path)
-    label[:, :, :5] = 9
-    nib.save(nib.Nifti1Image(label, np.diag([2.0, 1, 1, 1])), path)
+    label = ignore_some(scans)
     record = evaluated(root, scans, settings=replace(SETTINGS, ignore_label=9))
     keep = label != 9
     expected = dice(by_hand(root, scans, "a")[keep][:, None, None], label[keep][:, None, None], 3)

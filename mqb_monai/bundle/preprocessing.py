@@ -141,8 +141,9 @@ def _read_label(case: Case, image: MetaTensor, ignore_label: int | None) -> np.n
     check_finite(np.asarray(label), case.label)
     check_same_shape(image.shape[1:], label.shape[1:], case.image, case.label)
     check_same_affine(np.asarray(image.affine), np.asarray(label.affine), case.image, case.label)
-    check_label_values(np.asarray(label)[np.asarray(label) != ignore_label], None, case.label)
-    return as_label_map(label, case.label)
+    values, whole = np.asarray(label), np.asarray(label).round()  # files that scale their labels store 1 as 0.9999
+    check_label_values(values[whole != ignore_label], None, case.label)
+    return as_label_map(torch.from_numpy(whole), case.label)
 
 
 def _may_miss(step: Callable) -> bool:

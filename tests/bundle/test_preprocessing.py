@@ -74,6 +74,20 @@ def test_load_case_gives_image_and_label_of_the_files(make_bundle, make_scans):
         load_case(bundle, Case("a", {"image": str(image)}, str(image), str(image.with_name("absent.nii.gz"))))
 
 
+def test_load_case_rounds_a_label_that_was_stored_as_float(make_bundle, make_scans):
+    """Files that scale their labels store 1 as 0.9999: the same map as of the whole numbers."""
+    bundle, scans = open_bundle(make_bundle()), make_scans(["a"])
+    image, path = (scans / folder / "a.nii.gz" for folder in ("images", "labels"))
+    case = Case("a", {"image": str(image)}, str(image), str(path))
+    stored = nib.load(path)
+    whole = np.asarray(stored.dataobj)
+    whole[:, :, :2] = 9
+    nib.save(nib.Nifti1Image(whole * np.float32(0.9999), stored.affine), path)
+    with bundle.environment():
+        assert np.array_equal(load_case(bundle, case, ignore_label=9).label, whole)
+        assert np.array_equal(load_case(bundle, case).label, whole)
+
+
 def test_as_label_map_tells_labels_classes_and_regions_apart():
     labels = torch.tensor([[0, 2, 1, 2]]).reshape(1, 4, 1, 1)
     one_hot = torch.nn.functional.one_hot(labels[0], 3).movedim(-1, 0)

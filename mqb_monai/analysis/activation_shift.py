@@ -64,7 +64,7 @@ class _PlaceObserver:
             self.histograms[network].update(values.reshape(1, -1))
         self.noise.update(reference, tensor)
         if self.outliers is not None:
-            self.rounding.update(tensor, layer.fake_quantize_input(tensor))
+            self.rounding.update(tensor, layer.round_input(tensor))
             self.outliers.update(reference)
 
     def shift(self, name: str, role: str) -> LayerShift:

@@ -57,7 +57,7 @@ def quantize_affine(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: int, axis: int | None = None
 ) -> torch.Tensor:
     """Integers (int32) in the shape of ``x``; ``scale`` and ``zero_point`` are ``()``, or ``(x.shape[axis],)``."""
-    scale, zero_point = _along(scale, x, axis), _along(zero_point, x, axis)
+    scale, zero_point = along_channels(scale, x, axis), along_channels(zero_point, x, axis)
     return torch.clamp(torch.round(x.float() * (1 / scale)) + zero_point, qmin, qmax).to(torch.int32)
 
 
@@ -65,7 +65,7 @@ def dequantize_affine(
     q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, axis: int | None = None
 ) -> torch.Tensor:
     """Real numbers (float32) of the integers ``q``, in their shape."""
-    return (q.to(torch.int32) - _along(zero_point, q, axis)).float() * _along(scale, q, axis)
+    return (q.to(torch.int32) - along_channels(zero_point, q, axis)).float() * along_channels(scale, q, axis)
 
 
 def fake_quantize(
@@ -184,7 +184,7 @@ def _usable(scale: torch.Tensor) -> torch.Tensor:
     return torch.where(scale < _TINY, 1.0, scale)
 
 
-def _along(parameter: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
+def along_channels(parameter: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
     """``parameter`` ``(C,)`` in a shape that broadcasts along ``axis`` of ``x``; a 0-dim one as it is."""
     if axis is None or parameter.dim() == 0:
         return parameter

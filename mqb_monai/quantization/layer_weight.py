@@ -22,17 +22,29 @@ class QuantizedWeight(NamedTuple):
     zero_point: torch.Tensor
 
 
-def quantize_weight(module: nn.Module, spec: QuantSpec) -> QuantizedWeight:
+def quantize_weight(module: nn.Module, spec: QuantSpec, input_prescale: torch.Tensor | None = None) -> QuantizedWeight:
     """The weight of a float layer in integers, its range found by the observer of ``spec``. Raises InputError: NaN or
     Inf in the weight (which layer it is, the caller adds).
+
+    Args:
+        input_prescale: ``(C_in,)``, what the layer's input is multiplied by and the weight is divided by; None for
+            nothing.
     """
-    weight, axis = merge_groups(module.weight.detach(), module), output_axis(module)
+    weight, axis = module.weight.detach(), output_axis(module)
+    if input_prescale is not None:
+        weight = scale_input_channels(weight, module, 1 / input_prescale.to(weight.device))
+    weight = merge_groups(weight, module)
     axis = axis if spec.granularity == "per_channel" else None
     observer = OBSERVERS[spec.observer](axis)
     observer.update(weight)
     scale, zero_point = observer.qparams(spec)
     integers = quantize_affine(weight, scale, zero_point, spec.qmin, spec.qmax, axis)
     return QuantizedWeight(split_groups(integers, module), scale, zero_point)
+
+
+def input_channels(module: nn.Module) -> int:
+    """``C_in`` of a convolution or linear layer."""
+    return module.in_features if isinstance(module, nn.Linear) else module.in_channels
 
 
 def output_axis(module: nn.Module) -> int:
@@ -57,3 +69,16 @@ def split_groups(merged: torch.Tensor, module: nn.Module) -> torch.Tensor:
         return merged
     grouped = merged.reshape(merged.shape[0], module.groups, -1, *merged.shape[2:]).transpose(0, 1)
     return grouped.reshape(-1, *grouped.shape[2:])
+
+
+def scale_input_channels(weight: torch.Tensor, module: nn.Module, factor: torch.Tensor) -> torch.Tensor:
+    """``weight`` of ``module``, in its shape, with what meets input channel ``c`` multiplied by ``factor[c]``.
+
+    Args:
+        factor: ``(C_in,)``.
+    """
+    if isinstance(module, TRANSPOSED):  # (C_in, C_out / groups, k, k, k)
+        return weight * factor.view(-1, *[1] * (weight.dim() - 1))
+    groups = getattr(module, "groups", 1)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])  # (groups, C_out / groups, C_in / groups, k, k, k)
+    return (grouped * factor.view(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mqb_monai.quantization.affine import (
+    along_channels,
     dequantize_affine,
     fake_quantize,
     fake_quantize_per_token,
@@ -24,32 +25,25 @@ from mqb_monai.quantization.affine import (
 from mqb_monai.quantization.layer_weight import (
     TRANSPOSED,
     QuantizedWeight,
+    input_channels,
     merge_groups,
     output_axis,
     quantize_weight,
     split_groups,
 )
+from mqb_monai.quantization.scale_buffers import ScaleBuffers
 from mqb_monai.quantization.scheme import LayerSpec
 
-
-class ScaleBuffers:
-    """For modules with buffers that have ``scale`` in their names: rounded by ``.half()`` they were another grid."""
-
-    def _apply(self, fn, recurse=True):
-        scales = {name: value for name, value in self._buffers.items() if "scale" in name and value is not None}
-        super()._apply(fn, recurse)
-        for name, scale in scales.items():
-            if self._buffers[name].dtype != scale.dtype:
-                self._buffers[name] = scale.to(self._buffers[name].device)
-        return self
+BUFFERS = ("input_scale", "input_zero_point", "weight_scale", "weight_zero_point", "input_prescale")
 
 
 class QuantizedLayer(ScaleBuffers):
     """What all quantized layers share; :func:`quantize_layer` makes them of float layers.
 
     Buffers (those that do not apply are None): ``input_scale``, ``input_zero_point``: ``()`` per tensor, ``(C_in,)``
-    per channel, none for a dynamic input; ``weight_scale``, ``weight_zero_point``: ``()`` or ``(C_out,)``. Scales stay
-    float32 whatever dtype the network is moved to.
+    per channel, none for a dynamic input; ``weight_scale``, ``weight_zero_point``: ``()`` or ``(C_out,)``;
+    ``input_prescale``: ``(C_in,)``, what each input channel is multiplied by before it is quantized, where the weight
+    was divided by it (equalization). Scales stay float32 whatever dtype the network is moved to.
 
     Attributes:
         spec: the :class:`LayerSpec`.
@@ -77,8 +71,10 @@ class QuantizedLayer(ScaleBuffers):
         return split_groups(weight, self)
 
     def fake_quantize_input(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's input on its grid, in its shape."""
+        """The layer's input on its grid, in its shape; multiplied by ``input_prescale`` where there is one."""
         spec = self.spec.input
+        if self.input_prescale is not None:
+            x = x * self._prescale_along(x)
         if spec.granularity == "per_token":
             return fake_quantize_per_token(x, spec)
         axis = self._input_axis(x)
@@ -87,19 +83,27 @@ class QuantizedLayer(ScaleBuffers):
         axis = axis if spec.granularity == "per_channel" else None
         return fake_quantize(x, self.input_scale, self.input_zero_point, spec.qmin, spec.qmax, axis)
 
+    def round_input(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` as the layer's integers have it, in ``x``'s own scale: :meth:`fake_quantize_input` without prescale."""
+        rounded = self.fake_quantize_input(x)
+        return rounded if self.input_prescale is None else rounded / self._prescale_along(x)
+
     def graph_weight(self) -> torch.Tensor:
         """The weight, through torch's fake-quantize operator when :attr:`weight_in_graph` is set."""
         if not self.weight_in_graph:
             return self.weight
-        axis, merged = self._weight_axis, merge_groups(self.weight, self)
+        merged = merge_groups(self.weight, self)
         # Integers of fewer bits as 8-bit ones: the weight lies on its grid already, and engines know no other width.
         qmin, qmax = (-128, 127) if self.spec.weight.symmetric else (0, 255)
-        on_grid = fake_quantize(merged, self.weight_scale, self.weight_zero_point, qmin, qmax, axis)
+        on_grid = fake_quantize(merged, self.weight_scale, self.weight_zero_point, qmin, qmax, self._weight_axis)
         return split_groups(on_grid, self)
 
     @property
     def _weight_axis(self) -> int | None:
         return output_axis(self) if self.spec.weight.granularity == "per_channel" else None
+
+    def _prescale_along(self, x: torch.Tensor) -> torch.Tensor:
+        return along_channels(self.input_prescale, x, self._input_axis(x)).to(x.dtype)
 
     def _input_axis(self, x: torch.Tensor) -> int:
         # Counted from the right, so that an input without batch axis (C, H, W, D) is right too.
@@ -181,6 +185,7 @@ def quantize_layer(
     spec: LayerSpec,
     input_qparams: tuple[torch.Tensor, torch.Tensor] | None = None,
     quantized_weight: QuantizedWeight | None = None,
+    input_prescale: torch.Tensor | None = None,
 ) -> QuantizedLayer:
     """Turn a float layer into a quantized one, in place.
 
@@ -191,23 +196,21 @@ def quantize_layer(
         spec: what becomes of its input and weight.
         input_qparams: ``(scale, zero_point)`` of the input; None where that is dynamic.
         quantized_weight: its weight in integers; computed where None.
+        input_prescale: ``(C_in,)``, see :class:`QuantizedLayer`; a given ``quantized_weight`` was divided by it.
 
     Raises:
-        ValueError: qparams for a dynamic input, or none for a static one.
+        ValueError: qparams for a dynamic input, or none for a static one; another shape of ``input_prescale``.
         InputError: NaN or Inf in the weight (which layer it is, the caller adds).
     """
     if spec.input.dynamic != (input_qparams is None):
         raise ValueError(f"input qparams must be {'None' if spec.input.dynamic else 'given'}: {spec.input}")
-    quantized = quantized_weight or quantize_weight(module, spec.weight)
-    input_scale, input_zero_point = input_qparams or (None, None)
+    if input_prescale is not None and input_prescale.shape != (input_channels(module),):
+        raise ValueError(f"input_prescale must be ({input_channels(module)},), got {tuple(input_prescale.shape)}")
+    quantized = quantized_weight or quantize_weight(module, spec.weight, input_prescale)
     module.__class__ = QUANTIZED[parent_type(module)]
     module.spec, module.weight_in_graph = spec, False
-    for name, value in (
-        ("input_scale", input_scale),
-        ("input_zero_point", input_zero_point),
-        ("weight_scale", quantized.scale),
-        ("weight_zero_point", quantized.zero_point),
-    ):
+    qparams = (*(input_qparams or (None, None)), quantized.scale, quantized.zero_point)
+    for name, value in zip(BUFFERS, (*qparams, input_prescale), strict=True):
         module.register_buffer(name, None if value is None else value.detach().to(module.weight.device).clone())
     module.weight = nn.Parameter(torch.empty_like(module.weight), requires_grad=module.weight.requires_grad)
     module.set_integer_weight(quantized.integers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from mqb_monai.quantization.modules import parent_type, quantize_layer
 from mqb_monai.quantization.operations.forward import add_operation_points
 from mqb_monai.quantization.operations.products import Product
 from mqb_monai.quantization.operations.replace import modules_with_products
+from mqb_monai.quantization.plan import LEFT_BY_RECIPE, LayerPlan, plans_of
 from mqb_monai.quantization.proof import prove_quantized
 from mqb_monai.quantization.record import make_record
 from mqb_monai.quantization.scheme import Scheme, get_scheme
@@ -96,7 +98,7 @@ class Calibrator:
         layer saw any data.
         """
         self.calibration = self._observers.finish()
-        return _quantized_network(self.network, self.calibration)
+        return build_quantized(self.network, self.calibration)
 
     def stop(self) -> None:
         """Remove the observers, whatever happened; the network is as before."""
@@ -142,18 +144,48 @@ def quantize(
         return calibrator.finish()
 
 
-def _quantized_network(network: nn.Module, calibration: Calibration) -> nn.Module:
-    sha256 = weights_sha256(network.state_dict())
+def build_quantized(
+    network: nn.Module,
+    calibration: Calibration,
+    plans: Mapping[str, LayerPlan] | None = None,
+    *,
+    prove: bool = True,
+    sha256: str = "",
+) -> nn.Module:
+    """The quantized network, a new one, with its record; layers that share one weight go on sharing it where their
+    plans make the same of it.
+
+    Args:
+        network: the float network, or a changed copy of it; stays as it is.
+        calibration: what was found out about it.
+        plans: by layer name; :func:`~mqb_monai.quantization.plan.plans_of` the calibration where None. Layers of
+            ``calibration`` that have none stay float, and the record says so.
+        prove: repeat the calls of calibration to prove that each layer quantizes its input, and warn of what is not
+            quantized. ``False`` for trials.
+        sha256: :func:`~mqb_monai.quantization.checkpoint.fingerprint.weights_sha256` of the original weights, where
+            ``network`` is a changed copy; computed where empty.
+
+    Raises:
+        ValueError: plans for layers that ``calibration`` does not have; a plan that does not fit its layer.
+        InputError: NaN or Inf in a layer's weight, or a layer that computes past its quantization (it is named).
+    """
+    plans = plans_of(calibration) if plans is None else plans
+    if unknown := [name for name in plans if name not in calibration.specs]:
+        raise ValueError(f"plans for layers that were not calibrated: {', '.join(unknown)}")
+    left = {name: LEFT_BY_RECIPE for name in calibration.specs if name not in plans}
+    calibration = replace(calibration, reasons=calibration.reasons | left)
+    sha256 = sha256 or weights_sha256(network.state_dict())
     quantized = copy.deepcopy(network)
     modules = dict(quantized.named_modules(remove_duplicate=False))
-    weights: dict = {}  # layers that share one weight go on sharing it
-    for name in calibration.specs:
-        _quantize_layer(modules[name], name, calibration, weights)
+    weights: dict = {}
+    for name, plan in plans.items():
+        _quantize_layer(modules[name], name, plan, weights)
     unfuse_attention(quantized)
     add_operation_points(quantized, calibration.operations)
-    prove_quantized(quantized, calibration.witnesses)
+    if prove:
+        prove_quantized(quantized, calibration.witnesses)
     quantized.quantization_record = make_record(quantized, calibration, sha256)
-    for warning in _warnings(calibration):
+    for warning in _warnings(calibration) if prove else ():
         warnings.warn(warning, stacklevel=3)
     return quantized
 
@@ -177,15 +209,20 @@ def _float_products(calibration: Calibration) -> list[Product]:
     return [product for product in calibration.products if product.kind not in kinds and product not in quantized]
 
 
-def _quantize_layer(module: nn.Module, name: str, calibration: Calibration, weights: dict) -> None:
-    spec = calibration.specs[name]
-    key = (id(module.weight), spec.weight, parent_type(module), getattr(module, "groups", 1))
-    quantized_weight, shared = weights.get(key, (None, None))
+def _quantize_layer(module: nn.Module, name: str, plan: LayerPlan, weights: dict) -> None:
+    prescale, given = plan.input_prescale, plan.weight
+    key = (id(module.weight), plan.spec.weight, parent_type(module), getattr(module, "groups", 1))
+    key += (None if prescale is None else tuple(prescale.tolist()),)
+    # The plans keep the integers, so that no other tensor gets their id.
+    key += () if given is None else (id(given.integers), *(tuple(part.flatten().tolist()) for part in given[1:]))
+    quantized_weight, shared = weights.get(key, (given, None))
     try:
-        quantized_weight = quantized_weight or quantize_weight(module, spec.weight)
+        quantized_weight = quantized_weight or quantize_weight(module, plan.spec.weight, prescale)
     except InputError as error:
         raise layer_error(name, f"{error}: its weight") from None
-    layer = quantize_layer(module, spec, calibration.qparams.get(name), quantized_weight)
+    layer = quantize_layer(module, plan.spec, plan.input_qparams, quantized_weight, prescale)
     if shared is not None:
         layer.weight = shared
+    if plan.bias is not None:
+        layer.bias = nn.Parameter(plan.bias.detach().to(layer.weight).clone(), layer.weight.requires_grad)
     weights[key] = (quantized_weight, layer.weight)

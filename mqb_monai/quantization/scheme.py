@@ -29,12 +29,15 @@ class QuantSpec:
         granularity: one of these.
         symmetric: signed integers around zero point 0, or unsigned ones with a zero point.
         observer: how calibration turns data into a range: ``minmax``, ``percentile`` or ``mse``; dynamic: unused.
+        terms: the integer is the sum of this many terms of ``num_bits`` bits, ``q = 2^b q1 + q0``, each of which is
+            multiplied by the same weights: 2 makes a 4-bit input **an 8-bit one in effect**. Only at up to 4 bits.
     """
 
     num_bits: int
     granularity: str
     symmetric: bool = True
     observer: str = "minmax"
+    terms: int = 1
 
     def __post_init__(self):
         if isinstance(self.num_bits, bool) or not isinstance(self.num_bits, int) or not 2 <= self.num_bits <= 8:
@@ -43,16 +46,23 @@ class QuantSpec:
             raise InputError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {self.granularity!r}")
         if self.observer not in OBSERVER_NAMES:
             raise InputError(f"observer must be one of {', '.join(OBSERVER_NAMES)}, got {self.observer!r}")
+        if self.terms not in (1, 2) or self.effective_bits > 8:
+            raise InputError(f"terms must be 1, or 2 at up to 4 bits, got {self.terms!r} at {self.num_bits} bits")
+
+    @property
+    def effective_bits(self) -> int:
+        """Bits ``b`` of the whole integer, all terms together."""
+        return self.num_bits * self.terms
 
     @property
     def qmin(self) -> int:
         """Least integer: ``-2^(b-1)`` symmetric (not narrowed), 0 asymmetric."""
-        return -(2 ** (self.num_bits - 1)) if self.symmetric else 0
+        return -(2 ** (self.effective_bits - 1)) if self.symmetric else 0
 
     @property
     def qmax(self) -> int:
         """Greatest integer: ``2^(b-1) - 1`` symmetric, ``2^b - 1`` asymmetric."""
-        return 2 ** (self.num_bits - 1) - 1 if self.symmetric else 2**self.num_bits - 1
+        return 2 ** (self.effective_bits - 1) - 1 if self.symmetric else 2**self.effective_bits - 1
 
     @property
     def dynamic(self) -> bool:
@@ -69,8 +79,8 @@ class LayerSpec:
 
     @property
     def precision(self) -> str:
-        """``w8a8`` and the like: the bits of weight and input."""
-        return f"w{self.weight.num_bits}a{self.input.num_bits}"
+        """``w8a8`` and the like: the bits of weight and input, those of all its terms together."""
+        return f"w{self.weight.num_bits}a{self.input.effective_bits}"
 
 
 _POSSIBLE = {
@@ -142,7 +152,10 @@ SCHEMES = {scheme.name: scheme for scheme in (
     _study("w4a4_adaptive",    4, "per_channel", "per_voxel",   "per_token",  "per_channel"),
     _study("w8a8_engine",      8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel"),
     _study("w7a8_engine",      8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", weight_bits=7),
+    _study("w4a8_engine",      8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", weight_bits=4),
+    _study("w2a8_engine",      8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", weight_bits=2),
     _study("w4a4_engine",      4, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", symmetric=False),
+    _study("w3a3_engine",      3, "per_tensor",  "per_tensor",  "per_tensor", "per_channel", symmetric=False),
     _study("w8a8_tensorrt",    8, "per_tensor",  "per_tensor",  "per_tensor", "per_channel",
            operations=QuantSpec(8, "per_tensor")),
 )}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,16 +11,20 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import (
     SCHEMES,
+    LayerPlan,
     NotCalibratedWarning,
     OutsideLayerWarning,
     QuantizedLayer,
     QuantSpec,
     Scheme,
+    build_quantized,
+    plans_of,
     quantize,
     quantized_layers,
     weights_sha256,
 )
-from mqb_monai.quantization.affine import fake_quantize_per_voxel
+from mqb_monai.quantization.affine import fake_quantize_per_voxel, range_qparams
+from mqb_monai.quantization.layer_weight import QuantizedWeight, quantize_weight, scale_input_channels
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
@@ -212,3 +218,103 @@ def test_quantize_names_what_is_no_layers():
     ]
     assert coverage["attention"] == {"attention": 2 * 5 * 5 * 8}
     assert coverage["multiply_adds"]["quantized_layers"] == 5 * 4 * 8
+
+
+@pytest.mark.filterwarnings("ignore::mqb_monai.quantization.NotCalibratedWarning")
+def test_build_quantized_without_plans_is_quantize(network, x, calibrate, quantized):
+    """Oracle: quantize itself."""
+    calibration = calibrate(network, "w4a4_engine", [x])
+    expected = quantized("w4a4_engine")
+    for found in (build_quantized(network, calibration), build_quantized(network, calibration, plans_of(calibration))):
+        assert torch.equal(found(x), expected(x))
+        assert found.quantization_record == expected.quantization_record
+
+
+def test_build_quantized_leaves_layers_without_a_plan_float(network, x, calibrate):
+    calibration = calibrate(network, "w8a8_engine", [x], exclude="unused")
+    plans = plans_of(calibration)
+    del plans["up"]
+    qnet = build_quantized(network, calibration, plans)
+    record = qnet.quantization_record
+    assert list(quantized_layers(qnet)) == list(record.layers) == ["conv", "pointwise", "linear"]
+    assert record.precision["up"] == "float"
+    assert record.reasons == {"unused": "excluded by unused", "up": "left in floating point by the recipe"}
+    assert calibration.reasons == {"unused": "excluded by unused"}
+    assert record.coverage["multiply_adds"]["float_layers"] == 2 * 120 * 4 * 3 * 8
+
+
+def test_build_quantized_refuses_plans_for_layers_that_were_not_calibrated(network, x, calibrate):
+    calibration = calibrate(network, "w8a8_engine", [x], include="conv")
+    plans = plans_of(calibration)
+    with pytest.raises(ValueError, match="not calibrated: up, linear"):
+        build_quantized(network, calibration, plans | {"up": plans["conv"], "linear": plans["conv"]})
+
+
+def test_build_quantized_prescales_inputs_and_divides_weights(network, x, calibrate):
+    """Oracle: the weight divided first, then rounded; and the network's own bias."""
+    calibration = calibrate(network, "w8a8_engine", [x], exclude="unused")
+    plans = plans_of(calibration)
+    factors = {"conv": torch.tensor([2.0, 0.5, 3.0]), "up": torch.tensor([1.0, 2.0, 4.0, 0.25])}
+    plans |= {name: replace(plans[name], input_prescale=factor) for name, factor in factors.items()}
+    qnet = build_quantized(network, calibration, plans)
+    for name, factor in factors.items():
+        divided = copy.deepcopy(getattr(network, name))
+        divided.weight.data = scale_input_channels(divided.weight.data, divided, 1 / factor)
+        layer = getattr(qnet, name)
+        assert torch.equal(layer.input_prescale, factor)
+        expected = quantize_weight(divided, layer.spec.weight)
+        assert torch.equal(layer.integer_weight.int(), expected.integers)
+        assert torch.equal(layer.weight_scale, expected.scale)
+        assert torch.equal(layer.bias, divided.bias)
+    assert qnet.pointwise.input_prescale is None
+
+
+def test_build_quantized_takes_weights_and_biases_of_a_plan(calibrate):
+    network, x = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2)).eval(), torch.randn(4, 3)
+    calibration = calibrate(network, "w4a8_engine", [x])
+    integers, bias = torch.tensor([[1, -2, 3], [-8, 7, 0]]), torch.tensor([0.5, -1.0])
+    weight = QuantizedWeight(integers, torch.tensor([0.1, 0.2]), torch.tensor([0, 0], dtype=torch.int32))
+    plans = {name: replace(plan, bias=bias) for name, plan in plans_of(calibration).items()}
+    plans["0"] = replace(plans["0"], weight=weight)
+    qnet = build_quantized(network, calibration, plans)
+    assert torch.equal(qnet[0].integer_weight.int(), integers.int())
+    assert torch.equal(qnet[0].weight_scale, weight.scale)
+    assert all(torch.equal(layer.bias, bias) and layer.bias is not bias for layer in qnet)
+    assert network[0].bias is None
+    assert type(plans["0"]) is LayerPlan
+
+
+def test_build_quantized_shares_a_weight_where_its_plans_agree(calibrate):
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
+    network[1].weight = network[0].weight
+    calibration = calibrate(network, "w4a8_engine", [torch.randn(4, 3)])
+    plans = plans_of(calibration)
+    weight = quantize_weight(network[0], plans["0"].spec.weight)
+    for changes, shared in (
+        (({}, {}), True),
+        (({"input_prescale": torch.ones(3)}, {"input_prescale": torch.ones(3)}), True),
+        (({"input_prescale": torch.ones(3)}, {}), False),
+        (({"weight": weight}, {"weight": QuantizedWeight(*weight)}), True),
+        (({"weight": weight}, {"weight": weight._replace(integers=weight.integers.clone())}), False),
+        (({"weight": weight}, {"weight": weight._replace(scale=weight.scale * 2)}), False),
+    ):
+        own = {name: replace(plans[name], **change) for name, change in zip(plans, changes, strict=True)}
+        qnet = build_quantized(network, calibration, own)
+        assert (qnet[0].weight is qnet[1].weight) == shared, changes
+
+
+def test_build_quantized_without_proof_is_silent_and_takes_the_hash(network, x, calibrate):
+    calibration = calibrate(network, "w8a8_engine", [x])  # one layer saw no data: proving would warn
+    calls = []
+    network.conv.register_forward_hook(lambda *_: calls.append(1))
+    qnet = build_quantized(network, calibration, prove=False, sha256="of the original")
+    assert qnet.quantization_record.weights_sha256 == "of the original"
+    assert not calls
+
+
+def test_build_quantized_keeps_input_qparams_of_a_plan(network, x, calibrate):
+    calibration = calibrate(network, "w8a8_engine", [x], include="conv")
+    plan = plans_of(calibration)["conv"]
+    qparams = range_qparams(torch.tensor(-3.0), torch.tensor(3.0), plan.spec.input)
+    qnet = build_quantized(network, calibration, {"conv": replace(plan, input_qparams=qparams)})
+    assert torch.equal(qnet.conv.input_scale, qparams[0])

@@ -43,7 +43,7 @@ TABLE = {
 @pytest.mark.parametrize("name", list(SCHEMES))
 def test_schemes_follow_the_table(name):
     weight_bits, bits, kind = int(name[1]), int(name[3]), name.split("_", 1)[1]
-    engine = ("per_tensor", "per_tensor", "per_tensor", "per_channel", name != "w4a4_engine")
+    engine = ("per_tensor", "per_tensor", "per_tensor", "per_channel", name not in ("w4a4_engine", "w3a3_engine"))
     conv, pointwise, linear, weight, symmetric = TABLE.get(kind, engine)
     scheme = SCHEMES[name]
     assert scheme.name == name

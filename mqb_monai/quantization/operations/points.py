@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from mqb_monai.quantization.affine import fake_quantize
-from mqb_monai.quantization.modules import ScaleBuffers
 from mqb_monai.quantization.operations.observers import OperationQparams
 from mqb_monai.quantization.operations.replace import split_name
+from mqb_monai.quantization.scale_buffers import ScaleBuffers
 from mqb_monai.quantization.scheme import QuantSpec
 
 CHILD = "operation_points"

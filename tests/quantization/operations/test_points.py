@@ -33,7 +33,7 @@ def test_forward_gives_each_operand_its_own_scale_or_the_shared_one(mixed_quanti
 
 def test_record_names_the_points_and_counts_attention_as_quantized(mixed_quantized, mixed, small_x):
     record, points = mixed_quantized.quantization_record, operation_points(mixed_quantized)
-    spec = {"num_bits": 8, "granularity": "per_tensor", "symmetric": True, "observer": "minmax"}
+    spec = {"num_bits": 8, "granularity": "per_tensor", "symmetric": True, "observer": "minmax", "terms": 1}
     assert record.specs["operations"] == spec
     assert record.operations["attention:matmul_1"] == {
         "operation": "matmul",

@@ -26,15 +26,19 @@ class QuantizationRecord:
     Attributes:
         scheme: the scheme's name.
         specs: the scheme's :class:`QuantSpec` fields by ``conv_input``, ``conv_weight``, ...
-        precision: of every convolution and linear layer, by its first name: ``w8a8`` (bits of weight and input) and the
-            like, or ``float``.
+        precision: of every convolution and linear layer, by its first name: ``w8a8`` (bits of weight and input, those
+            of all its terms together) and the like, or ``float``.
         reasons: of every layer that is ``float``: why.
         layers: of every other one: ``type``, ``names``, ``input`` and ``weight`` (num_bits, granularity, symmetric,
-            observer, and the least and greatest ``scale`` and ``zero_point``; null where dynamic).
+            observer, terms, and the least and greatest ``scale`` and ``zero_point``; null where dynamic), and
+            ``input_prescale``: the least and greatest; null where there is none.
         versions: of this package, torch and Python.
         weights_sha256: of the FP32 weights it came from
             (:func:`~mqb_monai.quantization.checkpoint.fingerprint.weights_sha256`).
-        changes: what an algorithm did beyond rounding, for the reader.
+        recipe: what chose ranges and rounding; ``minmax`` is what the scheme says and nothing else.
+        steps: what the recipe did, in this order: dicts with ``step`` and the step's settings and findings.
+        seed: of what the recipe drew at random.
+        trials: what it tried before: dicts with figures and seconds.
         coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
             multiply-adds that is quantized, and by name what stays float outside of layers.
         operations: of every quantize point of operations, by its name: ``operation``, ``operands`` (how many),
@@ -49,7 +53,10 @@ class QuantizationRecord:
     layers: dict
     versions: dict
     weights_sha256: str
-    changes: list = field(default_factory=list)
+    recipe: str = "minmax"
+    steps: list = field(default_factory=list)
+    seed: int = 0
+    trials: list = field(default_factory=list)
     coverage: dict = field(default_factory=dict)
     operations: dict = field(default_factory=dict)
 
@@ -80,12 +87,16 @@ def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> 
 
 def _layer_record(layer: QuantizedLayer, names: tuple[str, ...]) -> dict:
     def tensor(spec, scale, zero_point):
-        ends = {"scale": scale, "zero_point": zero_point}
-        return asdict(spec) | {n: None if v is None else [v.min().item(), v.max().item()] for n, v in ends.items()}
+        return asdict(spec) | {"scale": _ends(scale), "zero_point": _ends(zero_point)}
 
     return {
         "type": parent_type(layer).__name__,
         "names": list(names),
         "input": tensor(layer.spec.input, layer.input_scale, layer.input_zero_point),
         "weight": tensor(layer.spec.weight, layer.weight_scale, layer.weight_zero_point),
+        "input_prescale": _ends(layer.input_prescale),
     }
+
+
+def _ends(values: torch.Tensor | None) -> list | None:
+    return None if values is None else [values.min().item(), values.max().item()]

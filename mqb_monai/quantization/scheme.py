@@ -46,7 +46,7 @@ class QuantSpec:
             raise InputError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {self.granularity!r}")
         if self.observer not in OBSERVER_NAMES:
             raise InputError(f"observer must be one of {', '.join(OBSERVER_NAMES)}, got {self.observer!r}")
-        if self.terms not in (1, 2) or self.effective_bits > 8:
+        if type(self.terms) is not int or self.terms not in (1, 2) or self.effective_bits > 8:
             raise InputError(f"terms must be 1, or 2 at up to 4 bits, got {self.terms!r} at {self.num_bits} bits")
 
     @property
@@ -72,10 +72,14 @@ class QuantSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """The two quantized tensors of one layer: its input and its weight."""
+    """The two quantized tensors of one layer: its input and its weight. Raises InputError: a weight of two terms."""
 
     input: QuantSpec
     weight: QuantSpec
+
+    def __post_init__(self):
+        if self.weight.terms != 1:
+            raise InputError(f"a weight has one term, got {self.weight.terms}; only inputs may have two")
 
     @property
     def precision(self) -> str:

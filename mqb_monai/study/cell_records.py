@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def scheme_bits(scheme: str) -> tuple[int, int]:
     if scheme in PRECISIONS:
         return PRECISIONS[scheme].bits, PRECISIONS[scheme].bits
     spec = get_scheme(scheme).layer_spec("conv")
-    return spec.weight.num_bits, spec.input.num_bits
+    return spec.weight.num_bits, spec.input.effective_bits
 
 
 def stored_bytes(bundle: Bundle, scheme: str) -> float:
@@ -89,12 +90,14 @@ def stored_bytes(bundle: Bundle, scheme: str) -> float:
     if scheme in PRECISIONS:
         return total_bytes(bundle.network) * PRECISIONS[scheme].bits / 32
     payload = read_checkpoint(bundle.quantized_dir / f"{scheme}.pt")
-    bits = {
-        f"{name}.weight": entry["weight"]["num_bits"] for entry in payload["layers"].values() for name in entry["names"]
-    }
-    return sum(
-        tensor.numel() * bits[key] / 8 if key in bits else tensor.nbytes for key, tensor in payload["tensors"].items()
-    )
+    weights = {f"{name}.weight".lstrip("."): entry for entry in payload["layers"].values() for name in entry["names"]}
+
+    def size(key: str, tensor: torch.Tensor) -> float:
+        if key not in weights:
+            return tensor.nbytes
+        return math.prod(weights[key]["shape"]) * weights[key]["weight"]["num_bits"] / 8
+
+    return sum(size(key, tensor) for key, tensor in payload["tensors"].items())
 
 
 def total_bytes(network: torch.nn.Module) -> int:

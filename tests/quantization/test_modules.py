@@ -8,7 +8,7 @@ from torch import nn
 
 from mqb_monai.quantization import LayerSpec, QuantSpec, export_mode
 from mqb_monai.quantization.affine import fake_quantize, fake_quantize_per_token, fake_quantize_per_voxel, range_qparams
-from mqb_monai.quantization.layer_weight import merge_groups, quantize_weight, split_groups
+from mqb_monai.quantization.layer_weight import merge_groups, quantize_weight, scale_input_channels, split_groups
 from mqb_monai.quantization.modules import layer_kind, quantize_layer
 
 W8, W8_TENSOR, W8_ASYMMETRIC = (
@@ -145,6 +145,58 @@ def test_hooks_mode_and_attributes_come_along():
     quantized(torch.ones(1, 4))
     assert (seen, quantized.note, quantized.training) == (["QuantizedLinear"], "mine", False)
     assert "bits per_token" in repr(quantized)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_prescaled_layer_is_the_layer_on_a_scaled_input(name):
+    """Oracle: the input multiplied and the weight divided by hand, then the layer without prescale."""
+    layer, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    prescale = torch.tensor([0.5, 3.0, 1.0, 10.0])
+    along = prescale if isinstance(layer, nn.Linear) else prescale.view(-1, *[1] * (len(shape) - 2))
+    divided = copy.deepcopy(layer)
+    divided.weight.data = scale_input_channels(layer.weight.data, layer, 1 / prescale)
+    granularities = ("per_tensor", "per_channel", "per_token" if isinstance(layer, nn.Linear) else "per_voxel")
+    for granularity in granularities:
+        expected = quantized_on(divided, LayerSpec(QuantSpec(8, granularity), W8), x * along)
+        qparams = None if expected.spec.input.dynamic else (expected.input_scale, expected.input_zero_point)
+        quantized = quantize_layer(copy.deepcopy(layer), expected.spec, qparams, input_prescale=prescale)
+        assert torch.equal(quantized(x), expected(x * along)), granularity
+        assert torch.equal(quantized.round_input(x), expected.fake_quantize_input(x * along) / along), granularity
+        assert torch.equal(quantized.fake_quantize_input(x[0]), quantized.fake_quantize_input(x)[0]), granularity
+        with export_mode(quantized):
+            assert torch.equal(quantized(x), expected(x * along)), granularity
+
+
+def test_round_input_without_a_prescale_is_fake_quantize_input():
+    x = torch.randn(3, 4)
+    quantized = quantized_on(LAYERS["linear"][0], LayerSpec(QuantSpec(8, "per_tensor"), W8), x)
+    assert torch.equal(quantized.round_input(x), quantized.fake_quantize_input(x))
+    assert (quantized.round_input(x) - x).abs().max() <= quantized.input_scale / 2 * 1.001
+
+
+def test_prescale_stays_float32_and_must_fit_the_layer():
+    layer, spec = LAYERS["linear"][0], LayerSpec(QuantSpec(8, "per_token"), W8)
+    quantized = quantize_layer(copy.deepcopy(layer), spec, input_prescale=torch.full((4,), 0.1)).half()
+    assert quantized.input_prescale.dtype == torch.float32
+    assert quantized(torch.ones(2, 4, dtype=torch.float16)).dtype == torch.float16
+    assert "input_prescale" in quantized.state_dict()
+    assert "input_prescale" not in quantize_layer(copy.deepcopy(layer), spec).state_dict()
+    with pytest.raises(ValueError, match=r"input_prescale must be \(4,\), got \(6,\)"):
+        quantize_layer(copy.deepcopy(layer), spec, input_prescale=torch.ones(6))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_two_terms_round_as_one_of_twice_the_bits(symmetric):
+    """Oracle: the 8-bit input itself; and each integer is two 4-bit terms, ``q = 16 q1 + q0``, by hand."""
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    two, one = (QuantSpec(bits, "per_tensor", symmetric, terms=8 // bits) for bits in (4, 8))
+    quantized, expected = (quantized_on(LAYERS["linear"][0], LayerSpec(spec, W8), x) for spec in (two, one))
+    assert torch.equal(quantized(x), expected(x))
+    q = torch.round(quantized.fake_quantize_input(x) / quantized.input_scale).int() + quantized.input_zero_point
+    high, low = q >> 4, q & 15
+    assert (high.min() >= (-8 if symmetric else 0)) and (high.max() <= (7 if symmetric else 15))
+    assert torch.equal(16 * high + low, q)
 
 
 def test_qparams_must_fit_the_spec():

@@ -12,6 +12,7 @@ from mqb_monai.errors import InputError
 from mqb_monai.quantization import (
     SCHEMES,
     LayerPlan,
+    LayerSpec,
     NotCalibratedWarning,
     OutsideLayerWarning,
     QuantizedLayer,
@@ -218,6 +219,20 @@ def test_quantize_names_what_is_no_layers():
     ]
     assert coverage["attention"] == {"attention": 2 * 5 * 5 * 8}
     assert coverage["multiply_adds"]["quantized_layers"] == 5 * 4 * 8
+
+
+def test_record_states_prescale_terms_and_their_effective_bits(network, x, calibrate):
+    calibration = calibrate(network, "w4a8_engine", [x], exclude="unused")
+    plans = plans_of(calibration)
+    spec = LayerSpec(QuantSpec(4, "per_tensor", terms=2), plans["conv"].spec.weight)
+    plans["conv"] = replace(plans["conv"], spec=spec, input_prescale=torch.tensor([2.0, 0.5, 1.0]))
+    record = build_quantized(network, calibration, plans).quantization_record
+    conv, up = record.layers["conv"], record.layers["up"]
+    assert (conv["input"]["num_bits"], conv["input"]["terms"], conv["input_prescale"]) == (4, 2, [0.5, 2.0])
+    assert (up["input"]["num_bits"], up["input"]["terms"], up["input_prescale"]) == (8, 1, None)
+    assert set(record.precision.values()) == {"w4a8", "float"}
+    assert (record.recipe, record.steps, record.seed, record.trials) == ("minmax", [], 0, [])
+    assert json.loads(json.dumps(record.to_dict())) == record.to_dict()
 
 
 @pytest.mark.filterwarnings("ignore::mqb_monai.quantization.NotCalibratedWarning")

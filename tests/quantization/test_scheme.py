@@ -3,13 +3,20 @@ from __future__ import annotations
 import pytest
 
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import SCHEMES, QuantSpec, Scheme, get_scheme
+from mqb_monai.quantization import SCHEMES, LayerSpec, QuantSpec, Scheme, get_scheme
 
 
 def test_spec_has_integer_range():
     for expected in ((8, True, -128, 127), (4, True, -8, 7), (8, False, 0, 255), (2, False, 0, 3)):
         spec = QuantSpec(expected[0], "per_tensor", expected[1])
         assert (spec.num_bits, spec.symmetric, spec.qmin, spec.qmax) == expected
+
+
+def test_spec_of_two_terms_has_the_bits_of_both():
+    for expected in ((4, True, 8, -128, 127), (4, False, 8, 0, 255), (3, True, 6, -32, 31), (2, False, 4, 0, 15)):
+        spec = QuantSpec(expected[0], "per_tensor", expected[1], terms=2)
+        assert (spec.num_bits, spec.symmetric, spec.effective_bits, spec.qmin, spec.qmax) == expected
+    assert QuantSpec(5, "per_tensor").effective_bits == 5
 
 
 def test_spec_knows_what_is_dynamic():
@@ -27,6 +34,11 @@ def test_spec_refuses_with_valid_choices():
         (("8", "per_tensor"), "from 2 to 8, got '8'"),
         ((8, "per_row"), "per_tensor, per_channel, per_token, per_voxel, got 'per_row'"),
         ((8, "per_tensor", True, "entropy"), "minmax, percentile, mse, got 'entropy'"),
+        ((5, "per_tensor", True, "minmax", 2), "terms must be 1, or 2 at up to 4 bits, got 2 at 5 bits"),
+        ((2, "per_tensor", True, "minmax", 3), "terms must be 1, or 2 .*got 3 at 2 bits"),
+        ((4, "per_tensor", True, "minmax", 0), "got 0 at 4 bits"),
+        ((4, "per_tensor", True, "minmax", True), "got True at 4 bits"),
+        ((4, "per_tensor", True, "minmax", 2.0), "got 2.0 at 4 bits"),
     ):
         with pytest.raises(InputError, match=message):
             QuantSpec(*arguments)
@@ -76,6 +88,19 @@ def test_scheme_refuses_granularity_that_a_tensor_cannot_have():
         Scheme("mine", tensor, voxel, tensor, tensor, tensor)
     with pytest.raises(InputError, match="operations must be one of per_tensor, got 'per_voxel'"):
         Scheme("mine", tensor, tensor, tensor, tensor, tensor, operations=voxel)
+
+
+def test_layer_spec_precision_counts_all_terms():
+    weight = QuantSpec(4, "per_channel")
+    assert LayerSpec(QuantSpec(4, "per_tensor", terms=2), weight).precision == "w4a8"
+    assert LayerSpec(QuantSpec(4, "per_tensor"), weight).precision == "w4a4"
+    assert LayerSpec(QuantSpec(8, "per_tensor"), weight).precision == "w4a8"
+
+
+def test_layer_spec_refuses_a_weight_of_two_terms():
+    spec = QuantSpec(4, "per_tensor", terms=2)
+    with pytest.raises(InputError, match="a weight has one term, got 2"):
+        LayerSpec(spec, spec)
 
 
 def test_layer_spec_by_kind():

@@ -1,8 +1,8 @@
 """Quantized checkpoints: complete without the float weights, bit-equal after loading.
 
-``<scheme>.pt`` (or ``.safetensors``) holds integer weights (int8, uint8 where asymmetric), float32 scales, zero points,
-and as it is whatever stayed float (changed biases included). ``<scheme>.json`` beside it is the
-:class:`~mqb_monai.quantization.quantizer.QuantizationRecord`, for reading only.
+``<scheme>.pt`` (or ``.safetensors``) holds integer weights (int8, uint8 where asymmetric; two to a byte where they have
+at most 4 bits), float32 scales, zero points, and as it is whatever stayed float (changed biases included).
+``<scheme>.json`` beside it is the :class:`~mqb_monai.quantization.quantizer.QuantizationRecord`, for reading only.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import nn
 from mqb_monai.errors import InputError
 from mqb_monai.quantization.checkpoint.file import read_checkpoint, write_checkpoint
 from mqb_monai.quantization.checkpoint.fingerprint import weights_sha256
-from mqb_monai.quantization.layer_weight import QuantizedWeight
+from mqb_monai.quantization.checkpoint.packing import NIBBLE_BITS, pack_nibbles, unpack_nibbles
+from mqb_monai.quantization.layer_weight import QuantizedWeight, input_channels
 from mqb_monai.quantization.layers import Layer, find_layers, layer_error
-from mqb_monai.quantization.modules import QuantizedLayer, parent_type, quantize_layer
+from mqb_monai.quantization.modules import BUFFERS, QuantizedLayer, parent_type, quantize_layer
 from mqb_monai.quantization.operations.forward import add_operation_points
 from mqb_monai.quantization.operations.points import buffer_names, operation_entries, restored_qparams
 from mqb_monai.quantization.operations.replace import split_name
@@ -28,7 +29,7 @@ from mqb_monai.quantization.record import QuantizationRecord
 from mqb_monai.quantization.scheme import LayerSpec, QuantSpec
 from mqb_monai.quantization.unfused import unfuse_attention
 
-_BUFFERS = ("input_scale", "input_zero_point", "weight_scale", "weight_zero_point")
+_INPUT_QPARAMS, _WEIGHT_QPARAMS, _PRESCALE = BUFFERS[:2], BUFFERS[2:4], BUFFERS[4]
 
 
 def save_quantized(qnet: nn.Module, path: str | os.PathLike) -> None:
@@ -51,6 +52,7 @@ def save_quantized(qnet: nn.Module, path: str | os.PathLike) -> None:
             "type": parent_type(layer.module).__name__,
             "input": asdict(layer.module.spec.input),
             "weight": asdict(layer.module.spec.weight),
+            "shape": list(layer.module.weight.shape),
         }
         for layer in layers
     }
@@ -83,7 +85,8 @@ def restore_quantized(
         payload: what :mod:`~mqb_monai.quantization.checkpoint.file` read.
         source: where it came from, for the error.
     """
-    state = payload["tensors"] | {alias: payload["tensors"].get(name) for alias, name in payload["aliases"].items()}
+    tensors = _unpacked(payload["tensors"], payload["layers"], source)
+    state = tensors | {alias: tensors.get(name) for alias, name in payload["aliases"].items()}
     operations = payload.get("operations", {})
     _check_architecture(network, payload["layers"], operations, state, source)
     recorded = payload["record"].get("weights_sha256")
@@ -137,15 +140,28 @@ def _integers(layer: Layer) -> torch.Tensor:
     integers = layer.module.integer_weight
     if not torch.equal(layer.module.dequantize_weight(integers).to(layer.module.weight.dtype), layer.module.weight):
         raise layer_error(layer.name, "its weight was changed and is off its grid; use set_integer_weight")
-    return integers
+    return pack_nibbles(integers) if layer.module.spec.weight.num_bits <= NIBBLE_BITS else integers
+
+
+def _unpacked(tensors: dict, entries: dict, source: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """``tensors`` with every weight in integers of its own shape."""
+    entry_of = {_key(name, "weight"): entry for entry in entries.values() for name in entry["names"]}
+    unpacked = dict(tensors)
+    for key in tensors.keys() & entry_of.keys():
+        spec = QuantSpec(**entry_of[key]["weight"])
+        if spec.num_bits <= NIBBLE_BITS:
+            try:
+                unpacked[key] = unpack_nibbles(tensors[key], entry_of[key]["shape"], spec.symmetric)
+            except ValueError as error:
+                raise InputError(f"{source} is damaged: {key}: {error}; quantize again") from None
+    return unpacked
 
 
 def _restore_layer(module: nn.Module, name: str, entry: dict, state: dict) -> QuantizedLayer:
     spec = LayerSpec(input=QuantSpec(**entry["input"]), weight=QuantSpec(**entry["weight"]))
-    input_scale, input_zero_point, scale, zero_point = (state.get(_key(name, buffer)) for buffer in _BUFFERS)
-    input_qparams = None if spec.input.dynamic else (input_scale, input_zero_point)
-    weight = QuantizedWeight(state[_key(name, "weight")], scale, zero_point)
-    layer = quantize_layer(module, spec, input_qparams, weight)
+    input_qparams = None if spec.input.dynamic else tuple(state[_key(name, buffer)] for buffer in _INPUT_QPARAMS)
+    weight = QuantizedWeight(state[_key(name, "weight")], *(state[_key(name, buffer)] for buffer in _WEIGHT_QPARAMS))
+    layer = quantize_layer(module, spec, input_qparams, weight, state.get(_key(name, _PRESCALE)))
     bias = state.get(_key(name, "bias"))
     if bias is not None and layer.bias is None:  # an algorithm may give a bias to a layer that had none
         layer.bias = nn.Parameter(bias.to(layer.weight))
@@ -166,9 +182,13 @@ def _check_architecture(
             problems.append(f"{name} is a {parent_type(layer.module).__name__}, in the checkpoint a {entry['type']}")
         elif layer is not None and layer.reason_unsupported:
             problems.append(f"{name} cannot be quantized: {layer.reason_unsupported}")
-        # Dynamic inputs have no buffers; biases may have been added: allowed where found, not asked for.
-        optional |= {_key(alias, tensor) for alias in entry["names"] for tensor in (*_BUFFERS, "bias")}
-        static = _BUFFERS[2:] if QuantSpec(**entry["input"]).dynamic else _BUFFERS
+        prescale = state.get(_key(name, _PRESCALE))
+        if layer is not None and prescale is not None and prescale.shape != (input_channels(layer.module),):
+            expected_shape = (input_channels(layer.module),)
+            problems.append(f"{_key(name, _PRESCALE)} is {tuple(prescale.shape)}, expected {expected_shape}")
+        # Dynamic inputs have no qparams; biases may have been added: allowed where found, not asked for.
+        optional |= {_key(alias, tensor) for alias in entry["names"] for tensor in (*BUFFERS, "bias")}
+        static = _WEIGHT_QPARAMS if QuantSpec(**entry["input"]).dynamic else _INPUT_QPARAMS + _WEIGHT_QPARAMS
         problems += [f"{_key(name, buffer)} is missing" for buffer in static if state.get(_key(name, buffer)) is None]
     modules = dict(network.named_modules())
     problems += [f"operation {name} has no module" for name in operations if split_name(name)[0] not in modules]

@@ -4,10 +4,12 @@ A ``.pt`` is a dict of primitives and tensors, read with ``weights_only=True``; 
 primitives as JSON in its metadata::
 
     format          "mqb_monai.quantized"
-    format_version  2
-    layers          {first name: {"names": [...], "input": QuantSpec fields, "weight": QuantSpec fields}}
+    format_version  3
+    layers          {first name: {"names": [...], "type": class, "input": QuantSpec fields, "weight": QuantSpec fields,
+                    "shape": of the weight}}
     record          QuantizationRecord fields
-    tensors         {name: tensor}, each storage once
+    tensors         {name: tensor}, each storage once; weights of at most 4 bits as
+                    :func:`~mqb_monai.quantization.checkpoint.packing.pack_nibbles` packs them
     aliases         {other name: name in tensors}
     operations      {name: {"operands": number, "calls": number, "spec": QuantSpec fields}}; may be absent
 
@@ -28,7 +30,7 @@ from mqb_monai.system.files import atomic_path
 from mqb_monai.weights.state_dict import torch_bytes
 
 FORMAT = "mqb_monai.quantized"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SUFFIXES = (".pt", ".safetensors")
 _KEYS = ("layers", "record", "tensors", "aliases")
 

@@ -4,13 +4,32 @@ import copy
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import SCHEMES, NotCalibratedWarning, load_quantized, quantize, save_quantized
+from mqb_monai.quantization import (
+    SCHEMES,
+    LayerSpec,
+    NotCalibratedWarning,
+    QuantSpec,
+    Scheme,
+    build_quantized,
+    load_quantized,
+    plans_of,
+    quantize,
+    save_quantized,
+)
+from mqb_monai.quantization.checkpoint.checkpoint import restore_quantized
+from mqb_monai.quantization.checkpoint.file import (
+    payload_of_state,
+    read_checkpoint,
+    state_of_payload,
+    write_checkpoint,
+)
 
 SUFFIXES = [".pt", ".safetensors"]
 
@@ -53,8 +72,6 @@ def test_round_trip_of_a_nnunet_stores_each_tensor_once(nnunet, path):
     assert torch.equal(loaded(x), qnet(x))
     stage = "stages.0.0.convs.0"
     assert loaded.encoder.get_submodule(stage).conv is loaded.decoder.encoder.get_submodule(stage).all_modules[0]
-    from mqb_monai.quantization.checkpoint.file import read_checkpoint
-
     tensors = read_checkpoint(path)["tensors"]
     stored = sum(tensor.numel() for name, tensor in tensors.items() if name.endswith(("weight", "bias")))
     assert stored == sum(parameter.numel() for parameter in nnunet.parameters())
@@ -62,9 +79,6 @@ def test_round_trip_of_a_nnunet_stores_each_tensor_once(nnunet, path):
 
 
 def test_round_trip_of_shared_weights_and_asymmetric_ones(tmp_path):
-    from mqb_monai.quantization import QuantSpec, Scheme
-    from mqb_monai.quantization.checkpoint.file import read_checkpoint
-
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
     network[1].weight = network[0].weight
     spec = QuantSpec(8, "per_tensor", symmetric=False)
@@ -192,7 +206,7 @@ def test_load_refuses_another_version(network, quantized, tmp_path):
     save_quantized(quantized(), tmp_path / "a.pt")
     payload = torch.load(tmp_path / "a.pt", weights_only=True)
     torch.save(payload | {"format_version": 99}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="format version 99, this mqb_monai reads 2"):
+    with pytest.raises(InputError, match="format version 99, this mqb_monai reads 3"):
         load_quantized(network, tmp_path / "a.pt")
     torch.save(payload | {"tensors": None}, tmp_path / "a.pt")
     with pytest.raises(InputError, match="damaged"):
@@ -223,15 +237,76 @@ def test_load_names_the_layers_of_another_architecture(network, quantized, path,
     )
 
 
-def test_a_record_without_coverage_is_read(network, x, quantized, tmp_path):
-    """As checkpoints were before the share of multiply-adds was counted."""
-    from mqb_monai.quantization.checkpoint.file import read_checkpoint, write_checkpoint
+@pytest.fixture
+def prescaled(network, x, calibrate):
+    """:func:`network` under ``w4a8_engine`` with 4-bit inputs of two terms; the input of ``conv`` is prescaled."""
+    calibration = calibrate(network, "w4a8_engine", [x], exclude="unused")
+    plans = plans_of(calibration)
+    spec = LayerSpec(QuantSpec(4, "per_tensor", terms=2), plans["up"].spec.weight)
+    plans["conv"] = replace(plans["conv"], spec=spec, input_prescale=torch.tensor([2.0, 0.1, 1.0]))
+    return build_quantized(network, calibration, plans)
 
-    qnet = quantized()
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_round_trip_of_a_prescaled_input_and_two_terms(network, x, prescaled, tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    save_quantized(prescaled, path)
+    payload = read_checkpoint(path)
+    assert [key for key in payload["tensors"] if "prescale" in key] == ["conv.input_prescale"]
+    assert payload["layers"]["conv"]["input"]["terms"] == 2
+    loaded = load_quantized(network, path)
+    assert_bit_equal(loaded, prescaled)
+    assert torch.equal(loaded(x), prescaled(x))
+    assert (loaded.conv.spec, loaded.up.input_prescale) == (prescaled.conv.spec, None)
+    assert loaded.quantization_record == prescaled.quantization_record
+
+
+def test_load_refuses_a_prescale_of_another_shape(network, prescaled, tmp_path):
+    save_quantized(prescaled, tmp_path / "a.pt")
+    payload = read_checkpoint(tmp_path / "a.pt")
+    payload["tensors"]["conv.input_prescale"] = torch.ones(4)
+    write_checkpoint(tmp_path / "a.pt", payload)
+    with pytest.raises(InputError, match=r"conv\.input_prescale is \(4,\), expected \(3,\)"):
+        load_quantized(network, tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_weights_of_four_bits_are_stored_two_to_a_byte(symmetric, tmp_path):
+    """By hand: ``(5, 3, 1, 1, 1)`` are 15 integers, in 8 bytes; a flat state dict of them is read too."""
+    network, x = nn.Conv3d(3, 5, 1).eval(), torch.randn(1, 3, 2, 2, 2)
+    inputs, weights = QuantSpec(8, "per_tensor"), QuantSpec(4, "per_channel", symmetric)
+    qnet = quantize(network, Scheme("mine", inputs, weights, inputs, inputs, weights), [x])
     save_quantized(qnet, tmp_path / "a.pt")
     payload = read_checkpoint(tmp_path / "a.pt")
-    assert payload["record"].pop("coverage")["quantized_share"] == 1
-    write_checkpoint(tmp_path / "old.pt", payload)
-    loaded = load_quantized(network, tmp_path / "old.pt")
-    assert loaded.quantization_record.coverage == {}
-    assert torch.equal(loaded(x), qnet(x))
+    assert (payload["tensors"]["weight"].shape, payload["tensors"]["weight"].dtype) == ((8,), torch.uint8)
+    assert payload["layers"][""]["shape"] == [5, 3, 1, 1, 1]
+    for read in (payload, payload_of_state(state_of_payload(payload), "it")):
+        loaded = restore_quantized(network, read, "it")
+        assert torch.equal(loaded.integer_weight, qnet.integer_weight)
+        assert_bit_equal(loaded, qnet)
+
+
+def test_weights_of_four_bits_go_on_being_shared(tmp_path):
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
+    network[1].weight = network[0].weight
+    qnet = quantize(network, "w4a8_engine", [torch.randn(2, 3)])
+    save_quantized(qnet, tmp_path / "a.pt")
+    loaded = load_quantized(network, tmp_path / "a.pt")
+    assert loaded[0].weight is loaded[1].weight
+    assert_bit_equal(loaded, qnet)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_four_bit_checkpoint_is_an_eighth_of_the_float_network(suffix, tmp_path):
+    network = nn.Sequential(*[nn.Linear(512, 512, bias=False) for _ in range(4)]).eval()
+    save_quantized(quantize(network, "w4a8_engine", [torch.randn(2, 512)]), tmp_path / f"a{suffix}")
+    assert (tmp_path / f"a{suffix}").stat().st_size < 1.05 * 4 * 4 * 512 * 512 / 8
+
+
+def test_load_refuses_a_packed_weight_of_another_size(network, quantized, tmp_path):
+    save_quantized(quantized("w4a8_engine"), tmp_path / "a.pt")
+    payload = read_checkpoint(tmp_path / "a.pt")
+    payload["tensors"]["up.weight"] = payload["tensors"]["up.weight"][1:]
+    write_checkpoint(tmp_path / "a.pt", payload)
+    with pytest.raises(InputError, match=r"damaged: up\.weight: 96 integers are packed in \(48,\) .*got \(47,\)"):
+        load_quantized(network, tmp_path / "a.pt")

@@ -26,10 +26,10 @@ def test_expand_grid_adds_the_cell_that_drops_are_relative_to(expand):
 
 def test_expand_grid_leaves_out_what_a_backend_cannot_run_and_says_why(expand):
     grid = expand(["w8a8_per_channel", "w4a4_engine", "w8a8_engine"], ["openvino", "tensorrt"])
-    engine = [("w8a8_engine", "openvino"), ("w8a8_engine", "tensorrt")]
+    engine = [("w4a4_engine", "openvino"), ("w8a8_engine", "openvino"), ("w8a8_engine", "tensorrt")]
     assert [(cell.scheme, cell.backend) for cell in grid.cells] == [("fp32", "torch"), *engine]
     assert "scale per input channel" in grid.left_out["nnunet_hippocampus.w8a8_per_channel.openvino.test"]
-    assert "4-bit" in grid.left_out["nnunet_hippocampus.w4a4_engine.openvino.test"]
+    assert "asymmetric input" in grid.left_out["nnunet_hippocampus.w4a4_engine.tensorrt.test"]
     left_out = expand(["fp16"], ["openvino", "torch"]).left_out
     assert "no precision 'fp16'" in left_out["nnunet_hippocampus.fp16.openvino.test"]
 
@@ -113,4 +113,4 @@ def test_expand_grid_without_data_says_so(bundle, tmp_path, runs):
 
 def test_match_names_keeps_the_order_of_the_patterns_and_each_name_once():
     found = match_names("scheme", ["w4a4_engine", "w4*", "fp32"], ALL_SCHEMES)
-    assert found == ["w4a4_engine", "w4a4_per_tensor", "w4a4_per_channel", "w4a4_adaptive", "fp32"]
+    assert found == ["w4a4_engine", "w4a4_per_tensor", "w4a4_per_channel", "w4a4_adaptive", "w4a8_engine", "fp32"]

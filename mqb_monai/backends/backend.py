@@ -44,6 +44,7 @@ class Backend:
         simulates: it runs the network itself, and nothing is built.
         device: where it computes.
         operations: whether it computes quantized additions, concatenations and products of two activations.
+        asymmetric_inputs: whether it computes activations with a zero point.
         timed: the engines that are worth timing: name to ``(kind, precision)``; kind ``int8`` is the quantized network.
     """
 
@@ -54,11 +55,12 @@ class Backend:
     simulates = False
     device = "cpu"
     operations = True
+    asymmetric_inputs = False
     timed: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def reason_unsupported(self, what: nn.Module | Scheme) -> str:
         """Why no engine of ``what``, a network or a scheme, can be built; empty where one can."""
-        return integer_support.reason_unsupported(what, self.operations)
+        return integer_support.reason_unsupported(what, self.operations, self.asymmetric_inputs)
 
     def require_precision(self, precision: str) -> None:
         """Refuse a precision that is not one of :attr:`precisions` with an :class:`InputError`."""

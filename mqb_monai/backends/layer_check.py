@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mqb_monai.backends.layer_input import input_factor, input_range, prescaled
 from mqb_monai.backends.tensors import plain_input
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
@@ -183,12 +184,14 @@ def _block(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
             block = block.narrow(axis, (x.shape[axis] - length) // 2, length)
     if bool((block == block.flatten()[0]).all()):
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(block.shape, generator=generator) * 2 - 1
-        return noise * layer.spec.input.qmax * layer.input_scale.cpu()
+        low, high = input_range(layer)
+        noise = low + (high - low) * torch.rand(block.shape, generator=generator)
+        factor = input_factor(layer, noise)
+        return noise if factor is None else noise / factor
     return block.clone()
 
 
 def _without_ties(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
-    steps = x / layer.input_scale.cpu()
-    tie = (steps - steps.floor() - 0.5).abs() < _TIE
-    return torch.where(tie, layer.fake_quantize_input(x), x)
+    steps = prescaled(layer, x) / layer.input_scale.cpu()
+    tie = (steps - steps.floor() - 0.5).abs() < _TIE  # a zero point is whole: it moves no tie
+    return torch.where(tie, layer.round_input(x), x)

@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.quantization import SCHEMES, Scheme, quantize
+from mqb_monai.quantization import SCHEMES, LayerSpec, QuantSpec, Scheme, quantize
+from mqb_monai.quantization.affine import range_qparams
+from mqb_monai.quantization.layer_weight import scale_input_channels
+from mqb_monai.quantization.modules import quantize_layer
 
 SHAPE = (2, 1, 12, 8, 8)
 
@@ -61,6 +64,22 @@ def engine_schemes(engine_scheme) -> dict[str, Scheme]:
         "per_channel": channel,
         "per_tensor": replace(channel, name="mine", conv_weight=tensor, linear_weight=tensor),
     }
+
+
+@pytest.fixture
+def make_layer():
+    """``make_layer(layer, input_spec, weight_bits, prescale, low, high)``: ``layer``, quantized in place.
+
+    Its input, times the prescale, has the range ``low`` to ``high``; its weights have few enough bits for any CPU.
+    """
+
+    def make(layer, spec, weight_bits=7, prescale=None, low=-1.0, high=3.0):
+        if prescale is not None:
+            layer.weight.data = scale_input_channels(layer.weight.data, layer, 1 / prescale)
+        qparams = range_qparams(torch.tensor(low), torch.tensor(high), spec)
+        return quantize_layer(layer, LayerSpec(spec, QuantSpec(weight_bits, "per_channel")), qparams, None, prescale)
+
+    return make
 
 
 @pytest.fixture

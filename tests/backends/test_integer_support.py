@@ -19,8 +19,7 @@ def test_schemes_that_are_no_integer_sum_are_refused_before_the_machine_is_asked
     reasons = {
         "w8a8_per_channel": "per_channel activations: a scale per input channel does not factor out",
         "w8a8_adaptive": "per_channel activations",
-        "w4a4_per_tensor": "4-bit activations",
-        "w4a4_engine": "4-bit activations",
+        "w4a4_per_channel": "per_channel activations",
     }
     for scheme, reason in reasons.items():
         qnet = quantize(network, scheme, [x])
@@ -38,10 +37,31 @@ def test_dynamic_scales(granularity):
     assert refuses("openvino", qnet, f"itself|{granularity} activations: |at run time")
 
 
-def test_asymmetric_eight_bits(x):
+def test_asymmetric_inputs_are_openvinos_only(x, tmp_path):
     spec, weight = QuantSpec(8, "per_tensor", symmetric=False), QuantSpec(8, "per_channel")
     qnet = quantize(nn.Conv3d(1, 2, 3), Scheme("mine", spec, weight, spec, spec, weight), [x])
-    assert refuses("openvino", qnet, "'mine'|asymmetric")
+    assert get_backend("openvino").reason_unsupported(qnet) == ""
+    for backend in ("onnx", "tensorrt"):
+        what = "'mine' cannot run.*itself.*has an asymmetric input range"
+        remedy = "Quantize with a symmetric recipe, or with scheme 'w8a8_tensorrt', or simulate this one"
+        with pytest.raises(InputError, match=f"{what}.*{remedy}"):
+            compile_network(qnet, backend, x, tmp_path / "engine")
+
+
+def test_asymmetric_weights_are_refused_by_all(x):
+    spec, weight = QuantSpec(8, "per_tensor"), QuantSpec(8, "per_channel", symmetric=False)
+    scheme = Scheme("mine", spec, weight, spec, spec, weight)
+    for backend in ("openvino", "onnx", "tensorrt"):
+        assert refuses(backend, scheme, "'mine'|asymmetric weights|Choose 'w8a8_per_tensor'")
+        assert refuses(backend, quantize(nn.Conv3d(1, 2, 3), scheme, [x]), "itself|asymmetric weights|'w8a8_engine'")
+
+
+def test_integers_of_two_to_eight_bits_are_stored_in_eight():
+    for bits in range(2, 9):
+        spec, weight = QuantSpec(bits, "per_tensor"), QuantSpec(bits, "per_channel")
+        scheme = Scheme("mine", spec, weight, spec, spec, weight)
+        for backend in ("openvino", "onnx", "tensorrt"):
+            assert get_backend(backend).reason_unsupported(scheme) == ""
 
 
 class Residual(nn.Module):
@@ -59,10 +79,12 @@ def test_operations_are_refused_by_openvino_only(x, tmp_path):
     with pytest.raises(InputError, match=f"'w8a8_tensorrt' cannot run.*operation ':add_0' has {reason}.*'w8a8_engine'"):
         compile_network(qnet, "openvino", x, tmp_path / "engine")
     assert not (tmp_path / "engine").exists()
-    choices = "Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine'"
-    assert refuses("openvino", SCHEMES["w8a8_tensorrt"], f"it has {reason}|{choices}.")
+    choices = (
+        "Choose 'w8a8_per_tensor' or 'w4a4_per_tensor' or 'w8a8_engine' or 'w7a8_engine' or 'w4a8_engine' or 'w2a8"
+    )
+    assert refuses("openvino", SCHEMES["w8a8_tensorrt"], f"it has {reason}|{choices}_engine' or 'w4a4_engine'")
     for backend in ("onnx", "tensorrt"):
         for fine in (qnet, SCHEMES["w8a8_tensorrt"], SCHEMES["w7a8_engine"], Residual()):
             assert get_backend(backend).reason_unsupported(fine) == ""
-        assert refuses(backend, SCHEMES["w4a4_engine"], f"{choices} or 'w8a8_tensorrt'.")
+        assert refuses(backend, SCHEMES["w4a4_engine"], f"{choices}_engine' or 'w8a8_tensorrt'.")
     assert get_backend("torch").reason_unsupported(SCHEMES["w4a4_engine"]) == ""

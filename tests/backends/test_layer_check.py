@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from mqb_monai.backends import compile_network
-from mqb_monai.backends.layer_check import LayerAgreement, _without_ties, measure_layers, require_agreement
+from mqb_monai.backends.layer_check import LayerAgreement, _block, _without_ties, measure_layers, require_agreement
+from mqb_monai.backends.layer_input import prescaled
 from mqb_monai.backends.openvino.conversion import run_layers
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import quantize
+from mqb_monai.quantization import QuantSpec, quantize
 
 pytest.importorskip("openvino")
 
@@ -72,6 +73,26 @@ def test_a_value_at_a_rounding_tie_is_moved_onto_the_grid(engine_scheme):
     layer = quantize(nn.Linear(4, 1), engine_scheme, [torch.tensor([[127.0, 0.0, 0.0, 0.0]])])  # a scale of 1
     x = torch.tensor([[1.5, 2.4999, -0.5001, 3.49]])
     assert _without_ties(layer, x).tolist() == [[2.0, 2.0, -1.0, pytest.approx(3.49)]]  # by hand
+
+
+def test_a_value_at_a_tie_is_one_after_the_prescale(make_layer):
+    spec = QuantSpec(8, "per_tensor", symmetric=False)
+    layer = make_layer(nn.Linear(3, 1), spec, prescale=torch.tensor([1.0, 2.0, 4.0]), low=-55.0, high=200.0)
+    x = torch.tensor([[1.5, 1.5, 1.125], [-60.5, 0.25, 0.3]])  # times the prescale: 1.5, 3, 4.5; -60.5, 0.5, 1.2
+    # By hand: a scale of 1, zero point 55; half to even, as torch rounds before it adds the zero point.
+    assert _without_ties(layer, x).tolist() == [[2.0, 1.5, 1.0], [-55.0, 0.0, pytest.approx(0.3)]]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_noise_for_a_constant_input_covers_the_grid_after_the_prescale(symmetric, make_layer):
+    spec, prescale = QuantSpec(4, "per_tensor", symmetric), torch.tensor([0.5, 1.0, 8.0])
+    layer = make_layer(nn.Conv3d(3, 2, 1), spec, prescale=prescale, low=-1.0, high=4.0)
+    seen = prescaled(layer, _block(layer, torch.zeros(1, 3, 10, 10, 10))).transpose(0, 1).flatten(1)
+    # By hand: symmetric -8 to 7 sevenths of 4; else 15 steps of a third from -1 to 4.
+    low, high = (-32 / 7, 4.0) if symmetric else (-1.0, 4.0)
+    assert (seen >= low - 1e-5).all() and (seen <= high + 1e-5).all()
+    assert torch.allclose(seen.amin(1), torch.tensor(low), atol=0.1)
+    assert torch.allclose(seen.amax(1), torch.tensor(high), atol=0.1)
 
 
 def test_a_grouped_transposed_convolution_is_reported_as_float(tmp_path, caplog, engine_scheme):

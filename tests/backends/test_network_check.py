@@ -8,7 +8,7 @@ from torch import nn
 
 from mqb_monai.backends import compile_network
 from mqb_monai.backends.network_check import LIMIT, measure_network, perturbed
-from mqb_monai.backends.openvino import conversion
+from mqb_monai.backends.openvino import layers
 from mqb_monai.quantization import quantize
 
 
@@ -68,7 +68,7 @@ def test_a_norm_on_integers_is_said_though_every_layer_agrees(tmp_path, monkeypa
     qnet = quantize(nn.Sequential(nn.Conv3d(4, 8, 1, bias=False), nn.InstanceNorm3d(8)), engine_scheme, [x])
     compile_network(qnet, "openvino", x, tmp_path / "right", threads=1)
     assert "differs from the simulation's" not in caplog.text
-    monkeypatch.setattr(conversion, "_biases_in_graph", nullcontext)
+    monkeypatch.setattr(layers, "_biases_in_graph", nullcontext)
     record = compile_network(qnet, "openvino", x, tmp_path / "wrong", threads=1).record
     assert record.layer_check["worst_share"] == 1
     assert "although every layer by itself agrees" in caplog.text

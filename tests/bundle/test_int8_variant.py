@@ -150,8 +150,8 @@ def refusal(bundle: Path, tmp_path: Path, scheme: str = "") -> str:
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ("w4a4_engine", "cannot run as an INT8 engine: it has 4-bit activations"),
-        ("w8a8_adaptive", "Choose 'w8a8_per_tensor' or 'w8a8_engine' or 'w7a8_engine'."),
+        ("w4a4_per_channel", "cannot run as an INT8 engine: it has per_channel activations"),
+        ("w8a8_adaptive", "Choose 'w8a8_per_tensor' or 'w4a4_per_tensor' or 'w8a8_engine' or 'w7a8_engine' or"),
         ("fp32", "is not a quantization scheme"),
         ("w8a8_enigne", "unknown scheme 'w8a8_enigne'; choose one of"),
         ("w8a8_per_tensor", "scheme 'w8a8_per_tensor' has no checkpoint at"),

@@ -309,7 +309,13 @@ def test_evaluate_says_what_it_lacks_before_it_runs_anything(make_bundle, make_s
         evaluated(root, scans, SCHEME)
     with pytest.raises(InputError, match="cannot run as an INT8 engine"):
         evaluate_bundle(
-            open_bundle(root), case_source(str(scans / "images" / "*")), [SCHEME], ["openvino"], "", SETTINGS, ""
+            open_bundle(root),
+            case_source(str(scans / "images" / "*")),
+            ["w4a4_adaptive"],
+            ["openvino"],
+            "",
+            SETTINGS,
+            "",
         )
     assert not (root.parent / "out").exists() and not (root / "eval").exists()
 

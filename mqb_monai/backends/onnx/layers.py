@@ -6,7 +6,8 @@ quantize point names the ONNX operators itself (``torch.onnx.ops.symbolic``)::
     input ── QuantizeLinear ── DequantizeLinear ──┐
     int8 weight ────────────── DequantizeLinear ──┴── Conv | ConvTranspose | MatMul ── (Add) bias, float
 
-The weight's integers are in the graph as they are in the checkpoint, and nothing is left for an engine to round.
+Before QuantizeLinear stand a Mul where the layer has a prescale, and a Clip where its input has fewer than 8 bits. The
+weight's integers are in the graph as they are in the checkpoint, and nothing is left for an engine to round.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from mqb_monai.backends.layer_input import engine_input, narrow_range
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
 from mqb_monai.quantization.layer_weight import TRANSPOSED, output_axis
@@ -65,7 +67,7 @@ def _enter_layer(name: str, layer: QuantizedLayer) -> None:
     # MatMul takes (C_in, C_out): turned over here, so that no Transpose stands between an integer weight and its layer.
     integers = layer.integer_weight.t().contiguous() if linear else layer.integer_weight
     layer.register_buffer("int8_weight", integers, persistent=False)
-    layer.fake_quantize_input = partial(_input, name, layer)
+    layer.fake_quantize_input = partial(_input, name, layer, narrow_range(layer))
     layer.graph_weight = partial(_weight, name, layer)
     if linear:
         layer.forward = partial(_linear, layer)
@@ -78,8 +80,8 @@ def _leave(module: nn.Module) -> None:
         module.__dict__.pop(name, None)
 
 
-def _input(name: str, layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:
-    return _quantized(f"{name}.input", layer.input_scale, x)
+def _input(name: str, layer: QuantizedLayer, bounds: tuple[float, float] | None, x: torch.Tensor) -> torch.Tensor:
+    return _quantized(f"{name}.input", layer.input_scale, engine_input(layer, x, bounds))
 
 
 def _quantized(point: str, scale: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

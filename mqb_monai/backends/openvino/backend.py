@@ -51,6 +51,7 @@ class OpenVINOBackend(Backend):
     label = "OpenVINO"
     precisions = ("fp32", "bf16")
     operations = False
+    asymmetric_inputs = True
     timed: ClassVar = {
         "OpenVINO FP32": ("fp32", "fp32"),
         "OpenVINO BF16": ("bf16", "bf16"),

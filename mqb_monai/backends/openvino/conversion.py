@@ -18,16 +18,12 @@ import torch
 from torch import nn
 
 from mqb_monai.backends.openvino.layer_names import naming_decoder, note_names, restore_names
+from mqb_monai.backends.openvino.layers import integer_layers
 from mqb_monai.backends.tensors import plain_input
 from mqb_monai.backends.traceable import SideBySide, conversion_error, on_cpu
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import export_mode, quantized_layers
 from mqb_monai.quantization.calibrate import inference_only
-from mqb_monai.quantization.layer_weight import TRANSPOSED
-from mqb_monai.quantization.modules import changed
 from mqb_monai.records.precisions import PRECISIONS
-
-_TINY_BIAS = 1e-30  # added to a float32 sum it is lost, but OpenVINO does not remove it as it does a zero
 
 
 def import_openvino() -> ModuleType:
@@ -54,7 +50,7 @@ def convert(network: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Any
     openvino = import_openvino()
     inputs = tuple(plain_input(x) for x in example_inputs)
     network = on_cpu(network)
-    with _quiet(), _without_telemetry(), inference_only(network), _weights_in_graph(network), _biases_in_graph(network):
+    with _quiet(), _without_telemetry(), inference_only(network), integer_layers(network):
         try:
             decoder = naming_decoder(network, inputs)
             shapes = [tuple(x.shape) for x in inputs]
@@ -105,39 +101,6 @@ def cpu_name() -> str:
 def cpu_capabilities() -> list[str]:
     """What OpenVINO says that it can compute in here: ``FP32``, ``BF16``, ``INT8``, ..."""
     return sorted(import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-
-
-@contextmanager
-def _weights_in_graph(network: nn.Module) -> Iterator[None]:
-    """Export mode, but for two kinds of layers.
-
-    Grouped transposed convolutions: their (quantized) weight goes in as plain numbers. OpenVINO 2026.4 has no integer
-    kernel for them, and where it moves the scales of their output channels past the reshape into groups it applies them
-    to the input channels: wrong by several steps.
-
-    Grouped 3D convolutions with 7-bit weights: in twice the integers of half the scale. On CPUs without VNNI oneDNN
-    halves the weights of a kernel with signed input, which these get, and rounds: exact for even integers only.
-    """
-    grouped = [layer for layer in quantized_layers(network).values() if getattr(layer, "groups", 1) > 1]
-    doubled = [x for x in grouped if isinstance(x, nn.Conv3d) and x.spec.weight.num_bits == 7]
-    plain = [(layer, "weight_in_graph", False) for layer in grouped if isinstance(layer, TRANSPOSED)]
-    with export_mode(network), changed([*plain, *((x, "weight_scale", x.weight_scale / 2) for x in doubled)]):
-        yield
-
-
-def _biases_in_graph(network: nn.Module) -> AbstractContextManager[None]:
-    """A bias that changes nothing for every quantized layer that has none, or one of zeros.
-
-    OpenVINO 2026.4 keeps a layer's output in integers past what follows directly (activation, pooling) and through a
-    norm, which divides by the standard deviation: the scale then cancels. Not so the norm's epsilon, which becomes too
-    small beside the variance of integers: a channel whose own variance is near it comes out too large. A bias is not
-    passed.
-    """
-    layers = quantized_layers(network).values()
-    without = [layer for layer in layers if layer.bias is None or not layer.bias.any()]
-    features = [layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in without]
-    tiny = [nn.Parameter(torch.full((count,), _TINY_BIAS)) for count in features]
-    return changed((layer, "bias", bias) for layer, bias in zip(without, tiny, strict=True))
 
 
 @contextmanager

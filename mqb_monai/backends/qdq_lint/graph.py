@@ -10,6 +10,7 @@ from mqb_monai.errors import InputError
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # what TensorRT can compute in INT8
+_BEFORE_Q = ("Mul", "Clip")  # of a layer itself: its prescale, and the range of fewer bits
 
 
 def read_graph(model: Any) -> Any:
@@ -83,8 +84,8 @@ def points_of(graph: Any) -> set[str]:
 
 
 def cut_layer(model: Any, layer: str) -> Any:
-    """A model of nothing but one quantized layer, from the input of its Q to its output, for inputs of any shape:
-    an ``onnx.ModelProto``. Raises InputError: the layer is not in the model.
+    """A model of nothing but one quantized layer, from what stands before its Q (prescale, clip) to its output, for
+    inputs of any shape: an ``onnx.ModelProto``. Raises InputError: the layer is not in the model.
 
     Args:
         model: an ``onnx_ir.Model``, its nodes named as for :func:`layer_node`; stays as it is.
@@ -95,8 +96,11 @@ def cut_layer(model: Any, layer: str) -> Any:
     maker = node.inputs[0].producer()
     while maker.op_type != Q:  # its DQ, and what padding is made of
         maker = maker.inputs[0].producer()
+    start, own = maker.inputs[0], {node_name(layer, operator) for operator in _BEFORE_Q}
+    while (before := start.producer()) is not None and before.name in own:
+        start = before.inputs[0]
     last = next((each for each in model.graph if each.name == node_name(layer, "Add")), node)
-    cut = onnx_ir.convenience.extract(model.graph, [maker.inputs[0]], [last.outputs[0]])
+    cut = onnx_ir.convenience.extract(model.graph, [start], [last.outputs[0]])
     for tensor in (*cut.inputs, *(output for each in cut for output in each.outputs)):
         tensor.shape = None
     return onnx_ir.to_proto(onnx_ir.Model(cut, ir_version=model.ir_version))

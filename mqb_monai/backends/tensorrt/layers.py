@@ -6,12 +6,19 @@ import copy
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from mqb_monai.backends.layer_input import engine_input, narrow_range
+from mqb_monai.backends.pixel_shuffle import (
+    convolve_and_shuffle,
+    is_block_upsampling,
+    pointwise_weight,
+    repeated,
+    upsampled_sizes,
+)
 from mqb_monai.backends.tensorrt.quantize_op import amax_of_scale, quantize_to_int8
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
-from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.layer_weight import TRANSPOSED, scale_input_channels
 from mqb_monai.quantization.layers import parent_type
 from mqb_monai.quantization.modules import (
     QuantizedConv2d,
@@ -26,39 +33,33 @@ GROUP_MULTIPLE = 4
 
 
 class _EmitsOperator:
-    """A quantized layer both of whose tensors pass through ``tensorrt::quantize_op``; buffers: their ``amax``."""
+    """A quantized layer both of whose tensors pass through ``tensorrt::quantize_op``; buffers: their ``amax``;
+    ``input_bounds``: of :func:`~mqb_monai.backends.layer_input.narrow_range`.
+    """
 
     def fake_quantize_input(self, x: torch.Tensor) -> torch.Tensor:
-        return quantize_to_int8(x, self.input_amax)
+        return quantize_to_int8(engine_input(self, x, self.input_bounds), self.input_amax)
 
     def graph_weight(self) -> torch.Tensor:
         return quantize_to_int8(self.weight, self.weight_amax)
 
 
 class _EmitsShuffle(_EmitsOperator):
-    """A transposed convolution whose kernel is its stride, as a 1x1x1 convolution and a pixel shuffle: the same sums.
-
-    No output position gets more than one input position, so each of the kernel's positions is a channel of its own.
-    The weight ``(C_in, C_out, k, k, k)`` becomes ``(C_out k k k, C_in, 1, 1, 1)``, its output channels on axis 0, which
-    is where the converter takes the scales of a weight.
+    """A transposed convolution in the form of :mod:`~mqb_monai.backends.pixel_shuffle`: the output channels of its
+    weight lie on axis 0, which is where the converter takes the scales of a weight.
     """
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         x = self.fake_quantize_input(input)
-        axes = len(self.kernel_size)
-        convolution = F.conv3d if axes == 3 else F.conv2d
-        weight = quantize_to_int8(self.pointwise_weight, self.weight_amax)
-        y = convolution(x, weight, self.pointwise_bias)
-        y = y.reshape(x.shape[0], self.out_channels, *self.kernel_size, *x.shape[2:])  # 8 axes, TensorRT's most
-        order = [axis for pair in zip(range(2 + axes, 2 + 2 * axes), range(2, 2 + axes), strict=True) for axis in pair]
-        sizes = [size * kernel for size, kernel in zip(x.shape[2:], self.kernel_size, strict=True)]
-        if output_size is not None and list(output_size)[-axes:] != sizes:
+        sizes = upsampled_sizes(self, x)
+        if output_size is not None and list(output_size)[-len(sizes) :] != sizes:
             raise InputError(
                 f"layer {self.layer_name!r} is a transposed convolution that is called with output_size "
                 f"{tuple(output_size)}, and TensorRT's INT8 form of it gives {tuple(sizes)}. Leave it float (quantize "
                 f"with exclude={self.layer_name!r})."
             )
-        return y.permute(0, 1, *order).reshape(x.shape[0], self.out_channels, *sizes)
+        weight = quantize_to_int8(self.pointwise_weight, self.weight_amax)
+        return convolve_and_shuffle(x, weight, self.pointwise_bias, self.kernel_size)
 
 
 class EmittingConv2d(_EmitsOperator, QuantizedConv2d):
@@ -107,7 +108,7 @@ def reason_float(layer: QuantizedLayer) -> str | None:
     if isinstance(layer, nn.Linear):
         return None
     if isinstance(layer, TRANSPOSED):
-        return None if _is_block_upsampling(layer) else _NO_SHUFFLE
+        return None if is_block_upsampling(layer) else _NO_SHUFFLE
     if layer.groups > 1 and (layer.in_channels // layer.groups) % GROUP_MULTIPLE:
         return _small_groups(layer.in_channels // layer.groups, "in")
     if layer.groups > 1 and (layer.out_channels // layer.groups) % GROUP_MULTIPLE:
@@ -126,12 +127,6 @@ def _small_groups(channels: int, side: str) -> str:
     return f"its groups have {channels} channels {side}, and TensorRT's INT8 needs a multiple of {GROUP_MULTIPLE}"
 
 
-def _is_block_upsampling(layer: nn.Module) -> bool:
-    zeros = (0,) * len(layer.kernel_size)
-    plain = tuple(layer.padding) == zeros == tuple(layer.output_padding) and layer.groups == 1
-    return plain and tuple(layer.kernel_size) == tuple(layer.stride) and set(layer.dilation) == {1}
-
-
 def place_layers(qnet: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     """The simulation of what TensorRT runs, and why it leaves which layers float. Returns a copy on the CPU in which
     such a layer is a float layer with the (rounded) weight; layer name to reason.
@@ -148,7 +143,9 @@ def place_layers(qnet: nn.Module) -> tuple[nn.Module, dict[str, str]]:
 
 def _make_float(layer: QuantizedLayer) -> None:
     layer.__class__ = parent_type(layer)
-    for name in ("input_scale", "input_zero_point", "weight_scale", "weight_zero_point"):
+    if layer.input_prescale is not None:  # its input comes without the prescale now
+        layer.weight.data = scale_input_channels(layer.weight.data, layer, layer.input_prescale)
+    for name in ("input_scale", "input_zero_point", "weight_scale", "weight_zero_point", "input_prescale"):
         del layer._buffers[name]
 
 
@@ -162,6 +159,7 @@ def emit_operators(placed: nn.Module) -> None:
     for name, layer in quantized_layers(placed).items():
         layer.__class__ = EMITTING[type(layer)]
         layer.layer_name = name
+        layer.input_bounds = narrow_range(layer)
         layer.register_buffer("input_amax", amax_of_scale(layer.input_scale))
         if isinstance(layer, TRANSPOSED):
             _make_pointwise(layer)
@@ -170,14 +168,9 @@ def emit_operators(placed: nn.Module) -> None:
 
 
 def _make_pointwise(layer: nn.Module) -> None:
-    copies = layer.weight[0, 0].numel()
-    by_output = layer.weight.detach().movedim(0, -1).flatten(0, -2)  # (C_out k k k, C_in)
-    amax = amax_of_scale(layer.weight_scale)
-    layer.register_buffer("pointwise_weight", by_output[(...,) + (None,) * len(layer.kernel_size)].contiguous())
-    layer.register_buffer(
-        "pointwise_bias", None if layer.bias is None else layer.bias.detach().repeat_interleave(copies)
-    )
-    amax = amax.repeat_interleave(copies) if amax.dim() else amax
+    layer.register_buffer("pointwise_weight", pointwise_weight(layer.weight.detach()))
+    layer.register_buffer("pointwise_bias", None if layer.bias is None else repeated(layer.bias.detach(), layer))
+    amax = repeated(amax_of_scale(layer.weight_scale), layer)
     layer.register_buffer("weight_amax", _on_axis_0(amax, layer.weight.dim()))
 
 

@@ -11,7 +11,7 @@ from mqb_monai.backends.onnx.export import export_model
 from mqb_monai.backends.onnx.file import read_model, save_model
 from mqb_monai.backends.onnx.runtime import run_layers
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import quantize, quantized_layers
+from mqb_monai.quantization import QuantSpec, quantize, quantized_layers
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -35,6 +35,20 @@ def test_a_network_that_is_one_layer(layer, shape, tmp_path):
     model = read_model(tmp_path / "model.onnx")
     (agreement,) = measure_layers(qnet, x, lambda layers, inputs: run_layers(model, layers, inputs, threads=1))
     assert agreement.layer == "" and agreement.share == 1 and agreement.max_steps < 0.01
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["", "1"], ids=["the network itself", "in a network"])
+@pytest.mark.parametrize("prescale", [None, torch.tensor([0.5, 1.0, 2.0, 4.0])], ids=["", "prescaled"])
+def test_a_layer_is_cut_out_with_its_prescale_and_the_range_of_its_bits(prescale, name, bits, make_layer, tmp_path):
+    """The oracle is the simulation, of every number within one step."""
+    layer = make_layer(nn.Conv3d(4, 8, 3, padding=1), QuantSpec(bits, "per_tensor"), prescale=prescale)
+    qnet = (nn.Sequential(nn.ELU(), layer) if name else layer).eval()
+    x = 4 * torch.randn(1, 4, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    save_model(export_model(qnet, x), tmp_path / "model.onnx")
+    model = read_model(tmp_path / "model.onnx")
+    (agreement,) = measure_layers(qnet, x, lambda layers, inputs: run_layers(model, layers, inputs, threads=1))
+    assert agreement.layer == name and agreement.share == 1 and agreement.max_steps < 0.01
 
 
 def test_layers_run_on_inputs_of_their_own(onnx_folder):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mqb_monai.backends.tensorrt.export import export_program
 from mqb_monai.backends.tensorrt.layers import emit_operators, place_layers, reason_float
 from mqb_monai.errors import InputError
-from mqb_monai.quantization import quantize, quantized_layers
+from mqb_monai.quantization import QuantSpec, quantize, quantized_layers
 
 
 def quantized(layer: nn.Module, x: torch.Tensor, scheme: str = "w8a8_engine") -> nn.Module:
@@ -83,6 +83,41 @@ def test_place_layers_names_what_tensorrt_cannot_take_and_leaves_it_float(layer,
     layer.weight.data = network[0].weight.data
     with torch.no_grad():
         assert torch.equal(placed(noise(*shape)), layer(noise(*shape)))
+
+
+def test_place_layers_takes_the_prescale_out_of_a_float_layer(make_layer):
+    """Oracle: the simulation without rounding of its input."""
+    prescale = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    layer = make_layer(nn.Conv3d(4, 8, 3, groups=2), QuantSpec(8, "per_tensor"), prescale=prescale)
+    x = noise(1, 4, 4, 4, 4)
+    placed, left_float = place_layers(nn.Sequential(layer))
+    assert list(left_float) == ["0"]
+    with torch.no_grad():
+        expected = F.conv3d(x * prescale.view(-1, 1, 1, 1), layer.weight, layer.bias, groups=2)
+        torch.testing.assert_close(placed(x), expected)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv3d(4, 8, 3), (1, 4, 5, 5, 5)),
+        (lambda: nn.Linear(4, 8), (3, 4)),
+        (lambda: nn.ConvTranspose3d(4, 8, 2, 2), (1, 4, 5, 5, 5)),
+    ],
+    ids=["conv", "linear", "transposed"],
+)
+def test_a_prescale_and_the_range_of_fewer_bits_come_before_the_operator(layer, shape, bits, make_layer):
+    """Oracle: the simulation."""
+    prescale = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    network = nn.Sequential(make_layer(layer(), QuantSpec(bits, "per_tensor"), weight_bits=bits, prescale=prescale))
+    x = 4 * noise(*shape)
+    placed, _ = place_layers(network)
+    emit_operators(placed)
+    with torch.no_grad():
+        torch.testing.assert_close(placed(x), network(x), rtol=0, atol=1e-5)
+        program = export_program(network, (x,), "fp32", "cpu").program
+        torch.testing.assert_close(program.module()(x), network(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ FLOORS = (
     ("networks", "metrics", "system"),
     ("records", "data", "weights"),
     ("quantization",),
+    ("ptq",),
     ("evaluation", "backends"),
     ("bundle",),
     ("analysis",),

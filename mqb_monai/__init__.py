@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "quantize": "mqb_monai.quantization",
+    "quantize": "mqb_monai.ptq",
     "save_quantized": "mqb_monai.quantization",
     "load_quantized": "mqb_monai.quantization",
 }

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
+from torch import nn
 from tqdm import tqdm
 
 from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.inference import NamingInferer, run_evaluator
 from mqb_monai.bundle.open import Bundle
 from mqb_monai.bundle.preprocessing import cases_of, preprocess
-from mqb_monai.quantization import Calibrator, NotCalibratedWarning, QuantizationRecord, get_scheme, save_quantized
+from mqb_monai.ptq import MINMAX, RecipeCalibrator, fast_convolutions
+from mqb_monai.quantization import NotCalibratedWarning, QuantizationRecord, get_scheme, save_quantized
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def quantize_bundle(
     exclude: str | Sequence[str] = (),
     out: str | os.PathLike = "",
     progress: bool = True,
+    recipe: str = MINMAX,
+    seed: int = 0,
 ) -> QuantizedBundle:
     """Calibrate a bundle's network on images and write ``<out>/<scheme>.pt`` and ``<scheme>.json``.
 
@@ -52,7 +56,9 @@ def quantize_bundle(
         source: the cases to calibrate on; their labels are not looked at.
         exclude: patterns of layer names to leave in floating point.
         out: the folder to write to; ``models/quantized`` of the bundle where empty.
-        progress: show a progress bar.
+        progress: show a progress bar, and what ``auto`` tries.
+        recipe: a name of ``mqb_monai.ptq.RECIPE_NAMES``. A checkpoint of another recipe is replaced.
+        seed: of what the recipe draws.
 
     Raises:
         InputError: for whatever the caller can put right; nothing has been written then.
@@ -62,10 +68,13 @@ def quantize_bundle(
     with bundle.environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCalibratedWarning)  # the record names these layers
         cases = cases_of(bundle, source)
-        with Calibrator(bundle.network, scheme, exclude=exclude) as calibrator:
-            for case in tqdm(cases, desc="calibrating", unit="case", disable=not progress):
-                batch = list_data_collate([preprocess(bundle, case)])
-                run_evaluator(bundle, bundle.network, batch, CalibrationInferer(bundle.inferer))
+        say = tqdm.write if progress else lambda line: None
+        network = bundle.network
+        with RecipeCalibrator(network, scheme, exclude=exclude, recipe=recipe, seed=seed, say=say) as calibrator:
+            with fast_convolutions(network if recipe != MINMAX else nn.Identity()):
+                for case in tqdm(cases, desc="calibrating", unit="case", disable=not progress):
+                    batch = list_data_collate([preprocess(bundle, case)])
+                    run_evaluator(bundle, network, batch, CalibrationInferer(bundle.inferer))
             quantized = calibrator.finish()
         save_quantized(quantized, path)
     return QuantizedBundle(path, quantized.quantization_record, len(cases))

@@ -10,11 +10,13 @@ from fire.decorators import SetParseFns
 from mqb_monai.commands.options import BUNDLE, CASES, open_named, split_list
 
 
-@SetParseFns(scheme=str, exclude=str, out=str, **BUNDLE, **CASES)
+@SetParseFns(scheme=str, recipe=str, exclude=str, out=str, **BUNDLE, **CASES)
 def quantize(
     *,
     bundle: str,
     scheme: str = "w8a8_engine",
+    recipe: str = "minmax",
+    seed: int = 0,
     images: str | Sequence[str] = (),
     datalist: str = "",
     dataset_dir: str = "",
@@ -31,6 +33,9 @@ def quantize(
     Args:
         bundle: a name of the collection, or a bundle's folder, with configs/inference.json or .yaml.
         scheme: w8a8_engine (what integer kernels compute), w8a8_per_channel, ...
+        recipe: auto (tries several, keeps the best: what to take for a network that others trained), minmax (the
+            study's), mse, equalize, gptq, search, learnt, mixed, ...
+        seed: of what the recipe draws.
         images: quoted pattern of the images to calibrate on, as '/data/*.nii.gz'.
         datalist: instead of images: JSON list of dictionaries as the bundle's preprocessing reads them.
         dataset_dir: instead of images: a folder with a dataset.json.
@@ -45,12 +50,12 @@ def quantize(
 
     source = case_source(images, (), datalist, dataset_dir, split)
     opened = open_named(bundle, config_file, weights)
-    _print_result(quantize_bundle(opened, scheme, source, split_list(exclude), out))
+    _print_result(quantize_bundle(opened, scheme, source, split_list(exclude), out, recipe=recipe, seed=seed))
 
 
 def _print_result(result: Any) -> None:
     record = result.record
-    print(f"wrote {result.path} and its record {result.path.with_suffix('.json').name}")
+    print(f"wrote {result.path} and its record {result.path.with_suffix('.json').name} (recipe {record.recipe})")
     floats = record.reasons
     print(f"{len(record.layers)} layers quantized on {result.cases} case(s), {len(floats)} left in floating point")
     for name, reason in floats.items():

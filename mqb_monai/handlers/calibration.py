@@ -10,7 +10,8 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from torch import nn
 
-from mqb_monai.quantization import Calibrator, Scheme, save_quantized
+from mqb_monai.ptq import RecipeCalibrator
+from mqb_monai.quantization import Scheme, save_quantized
 from mqb_monai.system.memory import PeakMemory
 
 
@@ -26,6 +27,8 @@ class CalibrationHandler:
         path: the checkpoint to write, ``.pt`` or ``.safetensors``; its JSON record is written beside it.
         include: layers to quantize, by name patterns: a sequence or one string with commas.
         exclude: layers to leave in floating point, likewise.
+        recipe: a name of ``mqb_monai.ptq.RECIPE_NAMES``.
+        seed: of what the recipe draws.
     """
 
     def __init__(
@@ -35,10 +38,12 @@ class CalibrationHandler:
         path: str | os.PathLike,
         include: str | Sequence[str] = ("*",),
         exclude: str | Sequence[str] = (),
+        recipe: str = "minmax",
+        seed: int = 0,
     ) -> None:
         self.path = Path(path)
         self.quantized: nn.Module | None = None
-        self._calibrator = Calibrator(network, scheme, include, exclude)
+        self._calibrator = RecipeCalibrator(network, scheme, include, exclude, recipe, seed, say=print)
         self._memory = PeakMemory()
         self._started = 0.0
 
@@ -58,7 +63,7 @@ class CalibrationHandler:
         seconds, peak_mib = time.monotonic() - self._started, self._memory.stop()
         record = self.quantized.quantization_record
         print(
-            f"quantized {len(record.layers)} layers under {record.scheme} "
+            f"quantized {len(record.layers)} layers under {record.scheme} by recipe {record.recipe} "
             f"from {engine.state.iteration} volumes in {seconds:.1f} s, "
             f"peak memory {peak_mib:.0f} MiB\n"
             f"written: {self.path} and its record {self.path.with_suffix('.json')}",

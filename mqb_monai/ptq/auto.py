@@ -90,7 +90,7 @@ def climb(subject: Subject, say: Callable[[str], None] = lambda line: None) -> t
     best = _try(Rung("minmax", ()), subject)
     trials = [best]
     for rung in LADDER:
-        if best.agreement.dice >= target:
+        if best.agreement.is_finite and best.agreement.dice >= target:
             break
         if min(bits) > rung.most_bits:
             continue

@@ -1,6 +1,6 @@
 """Bias correction: what quantization changes in the mean of a layer's output goes into its bias.
 
-    b' = b + E[W x] - E[W' x']        per output channel
+    b' = b + E[W x] - E[W' x']        per output channel, E over the voxels of a part, then over the parts
 
 Nagel et al. 2019 (arXiv:1906.04721) section 4.2, measured on data, layer after layer in the order in which they run, so
 that what the layers before did is corrected too. It saves one network and ruins another: a recipe keeps it only where
@@ -9,7 +9,7 @@ the measured loss falls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -23,17 +23,15 @@ from mqb_monai.quantization.calibrate import inference_only, network_device
 
 def correct_biases(subject: Subject) -> Subject:
     """Correct the bias of every layer; kept where the agreement on the judge's parts is better for it."""
-    before = subject.judge(subject.build())
     quantized = subject.build()
+    before = subject.judge(quantized)
     wanted = channel_means(subject.network, subject.plans, subject.fit)
-    found = channel_means(quantized, subject.plans, subject.fit)
+    found = channel_means(quantized, wanted, subject.fit, wanted)
     plans = dict(subject.plans)
-    for name, plan in subject.plans.items():
-        if name not in found or name not in wanted:
-            continue
-        layer = subject.layer(name)
+    for name in found:
+        layer, plan = subject.layer(name), subject.plans[name]
         own = plan.bias if plan.bias is not None else layer.bias
-        shift = corrected(wanted[name], found[name])
+        shift = corrected(wanted[name], found[name]).mean(0)
         plans[name] = replace(plan, bias=shift if own is None else own.detach().cpu() + shift)
     corrected_subject = replace(subject, plans=plans)
     after = subject.judge(corrected_subject.build())
@@ -43,21 +41,34 @@ def correct_biases(subject: Subject) -> Subject:
 
 
 def corrected(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """What is added to the bias ``(C_out,)``; 0 where a mean is not finite."""
+    """What is added to outputs of these means, in their shape; 0 where one is not finite."""
     return (wanted - found).nan_to_num(0, 0, 0)
 
 
-def channel_means(network: nn.Module, names: Iterable[str], parts: Iterable[Part]) -> dict[str, torch.Tensor]:
-    """Mean output of each channel of layers, ``(C_out,)``, over all parts; of the layers that ran."""
-    sums: dict[str, torch.Tensor] = {}
-    counts: dict[str, int] = {}
+def channel_means(
+    network: nn.Module,
+    names: Iterable[str],
+    parts: Iterable[Part],
+    wanted: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Mean output of each channel of layers, ``(calls, C_out)``, of the layers that ran.
+
+    Args:
+        wanted: what another network's were. Each output is corrected by it before the next layers get it, so that their
+            own means hold what they did themselves, and not what reached them.
+    """
+    means: dict[str, list[torch.Tensor]] = {}
 
     def keep(name: str):
-        def hook(layer: nn.Module, args, output: torch.Tensor) -> None:
+        def hook(layer: nn.Module, args, output: torch.Tensor) -> torch.Tensor | None:
             axis = output.dim() - 1 if isinstance(layer, nn.Linear) else output.dim() - len(layer.kernel_size) - 1
-            total = output.double().sum([i for i in range(output.dim()) if i != axis]).float().cpu()
-            sums[name] = sums.get(name, 0) + total
-            counts[name] = counts.get(name, 0) + output.numel() // output.shape[axis]
+            mean = output.double().mean([i for i in range(output.dim()) if i != axis]).float().cpu()
+            calls = means.setdefault(name, [])
+            calls.append(mean)
+            if wanted is None:
+                return None
+            shift = corrected(wanted[name][len(calls) - 1], mean).to(output)
+            return output + shift.view([-1 if i == axis else 1 for i in range(output.dim())])
 
         return hook
 
@@ -69,4 +80,4 @@ def channel_means(network: nn.Module, names: Iterable[str], parts: Iterable[Part
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total / counts[name] for name, total in sums.items()}
+    return {name: torch.stack(calls) for name, calls in means.items()}

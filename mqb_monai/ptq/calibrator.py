@@ -53,7 +53,7 @@ class RecipeCalibrator(Calibrator):
 
     def _keep(self, network: nn.Module, args: tuple) -> None:
         x = args[0] if args else None
-        if not isinstance(x, torch.Tensor) or x.dim() < 3:
+        if not isinstance(x, torch.Tensor) or x.dim() < 3 or x.numel() == 0:
             return
         for window in x.detach().split(1):
             self._seen += 1
@@ -64,8 +64,10 @@ class RecipeCalibrator(Calibrator):
             (heapq.heappushpop if len(self._kept) == MAX_PARTS else heapq.heappush)(self._kept, entry)
 
     def finish(self) -> nn.Module:
-        quantized = super().finish()
-        self.stop()
+        try:
+            quantized = super().finish()
+        finally:
+            self.stop()
         if self.recipe == MINMAX:
             return quantized
         windows = [window for _, _, window in sorted(self._kept, key=lambda entry: -entry[1])]

@@ -18,6 +18,7 @@ from mqb_monai.quantization.layer_weight import (
     QuantizedWeight,
     merge_groups,
     output_axis,
+    quantize_weight,
     scale_input_channels,
 )
 from mqb_monai.quantization.plan import LayerPlan
@@ -92,8 +93,8 @@ def output_error(layer: nn.Module, plan: LayerPlan, sample: LayerSample) -> floa
     Each output channel counts alike, whatever its magnitude.
     """
     exact = weight_matrix(layer.weight.detach().float().cpu(), layer)
-    integers, scale, _ = plan.weight
-    weight = weight_matrix(integers.float(), layer) * row_parameter(scale, layer)
+    integers, scale, _ = plan.weight or quantize_weight(layer, plan.spec.weight, plan.input_prescale)
+    weight = weight_matrix(integers.float().cpu(), layer) * row_parameter(scale.cpu(), layer)
     wanted = sample.rows @ exact.transpose(1, 2)
     error = rounded_rows(layer, plan, sample.rows) @ weight.transpose(1, 2) - wanted
     power = wanted.var(1).clamp(min=1e-12 + 1e-6 * float(wanted.var()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ def split_parts(batches: Iterable[torch.Tensor]) -> tuple[list[Part], list[Part]
 
     With several inputs the first half of them and the second, those with little in them (the least standard deviation)
     left out where there are many; with a single one the two halves of it, cut where they have most alike in them: the
-    network sees it whole. An input longer than 128 is cut. Raises InputError: no input; one that is no tensor; inputs
-    that are all constant.
+    network sees it whole. Of an input longer than 128, pieces of 128 that share no voxel. Raises InputError: no input;
+    one that is no tensor; inputs that are all constant.
 
     Args:
         batches: ``(B, C, H, W, D)`` each.
@@ -70,7 +71,7 @@ def _evenest_axis(x: torch.Tensor) -> int:
 
     def unevenness(axis: int) -> float:
         first, second = (part.of(x).float().std() for part in (Part(x, axis), Part(x, axis, second=True)))
-        return float((first - second).abs() / (first + second))
+        return float((first - second).abs() / (first + second)) if first + second > 0 else math.inf
 
     return min((axis for axis in range(2, x.dim()) if x.shape[axis] > 1), key=unevenness)
 
@@ -80,14 +81,14 @@ def _windows(batch: torch.Tensor) -> Sequence[torch.Tensor]:
         kind = tuple(batch.shape) if isinstance(batch, torch.Tensor) else type(batch).__name__
         raise InputError(f"batches must yield tensors (B, C, H, W, D), got {kind}")
     windows = []
-    for window in batch.split(1):
-        # As many equal pieces as needed along each axis.
-        cuts = [range(-(-size // MAX_SIDE)) for size in window.shape[2:]]
+    for window in batch.split(1) if batch.numel() else ():
+        # As many pieces along each axis as fit without sharing a voxel: one piece may be fitted to, another judged on.
+        cuts = [range(max(1, size // MAX_SIDE)) for size in window.shape[2:]]
         for place in itertools.product(*cuts):
             piece = window
             for axis, (index, count) in enumerate(zip(place, map(len, cuts), strict=True), start=2):
-                length = window.shape[axis] if count == 1 else MAX_SIDE
-                start = (window.shape[axis] - length) * index // max(1, count - 1)
-                piece = piece.narrow(axis, start, length)
-            windows.append(piece if piece is window else piece.contiguous())
+                length = min(window.shape[axis], MAX_SIDE)
+                rest = window.shape[axis] - length
+                piece = piece.narrow(axis, rest // 2 if count == 1 else rest * index // (count - 1), length)
+            windows.append(piece.contiguous())
     return windows

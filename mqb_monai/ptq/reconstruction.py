@@ -45,13 +45,12 @@ def reconstruct(
     first, history, skipped = best, [], 0
     with fast_convolutions(subject.network), fast_convolutions(quantized), learnable(quantized) as learners:
         optimizer = torch.optim.Adam([group for each in learners.values() for group in each.groups(rate)], eps=1e-12)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / 10) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        )
+        rates = [group["lr"] for group in optimizer.param_groups]
         for step in range(steps):
             started = time.monotonic()
+            for group, full in zip(optimizer.param_groups, rates, strict=True):  # warmed up, then by a cosine
+                group["lr"] = full * min(1.0, (step + 1) / 10) * 0.5 * (1 + math.cos(math.pi * step / steps))
             skipped += not _step(subject, quantized, optimizer, step)
-            schedule.step()
             if step == 0 and time.monotonic() - started > max_step_s:
                 seconds = round(time.monotonic() - started, 1)
                 return subject.with_note("reconstruct", skipped=f"a step takes {seconds} s, more than {max_step_s} s")

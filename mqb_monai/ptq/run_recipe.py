@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
 from torch import nn
 
+from mqb_monai.errors import InputError
 from mqb_monai.ptq.auto import climb
 from mqb_monai.ptq.judge import Judge
 from mqb_monai.ptq.layer_plan import LayerSetting
@@ -15,7 +17,7 @@ from mqb_monai.ptq.parts import split_parts
 from mqb_monai.ptq.recipe import AUTO, RECIPES
 from mqb_monai.ptq.samples import LayerSample, sample_inputs
 from mqb_monai.ptq.subject import Subject
-from mqb_monai.quantization import Calibration, build_quantized, plans_of, weights_sha256
+from mqb_monai.quantization import Calibration, plans_of, weights_sha256
 
 
 def apply_recipe(
@@ -27,7 +29,7 @@ def apply_recipe(
     say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """The quantized network, a new one, with its record: recipe, steps, seed, and what was tried. Raises InputError:
-    data that are constant.
+    data that are constant; asymmetric weights.
 
     Args:
         network: the float network; stays as it is.
@@ -47,19 +49,35 @@ def apply_recipe(
         else:
             for step in RECIPES[recipe]:
                 subject = step(subject)
-    quantized = build_quantized(network, calibration, subject.plans, sha256=subject.sha256)
+    quantized = subject.build()
     quantized.quantization_record = replace(
         quantized.quantization_record,
         recipe=recipe,
-        steps=list(subject.notes),
+        steps=_for_json(subject.notes),
         seed=seed,
-        trials=[trial.record() for trial in trials],
+        trials=_for_json([trial.record() for trial in trials]),
     )
     return quantized
 
 
+def _for_json(value):
+    """``value`` with None for NaN and Inf, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _for_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def start(network: nn.Module, calibration: Calibration, batches: Iterable[torch.Tensor], seed: int) -> Subject:
-    """The subject of a recipe's first step: min-max plans, and samples of the layers' inputs."""
+    """The subject of a recipe's first step: min-max plans, and samples of the layers' inputs. Raises InputError: a
+    scheme whose weights are asymmetric, for which no step has the maths.
+    """
+    if lopsided := [name for name, spec in calibration.specs.items() if not spec.weight.symmetric]:
+        raise InputError(
+            f"recipes need symmetric weights, those of {lopsided[0]} are not under scheme {calibration.scheme.name!r}; "
+            "use the recipe minmax"
+        )
     batches = list(batches)
     fit, judged = split_parts(batches)
     samples = sample_inputs(network, calibration.specs, fit, seed)

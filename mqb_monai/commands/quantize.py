@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fire.decorators import SetParseFns
@@ -50,7 +52,20 @@ def quantize(
 
     source = case_source(images, (), datalist, dataset_dir, split)
     opened = open_named(bundle, config_file, weights)
-    _print_result(quantize_bundle(opened, scheme, source, split_list(exclude), out, recipe=recipe, seed=seed))
+    record = (Path(out).expanduser() if out else opened.quantized_dir) / f"{scheme}.json"
+    before = _recipe_of(record)
+    result = quantize_bundle(opened, scheme, source, split_list(exclude), out, recipe=recipe, seed=seed)
+    if before not in ("", recipe):
+        print(f"replaced the checkpoint of recipe {before}")
+    _print_result(result)
+
+
+def _recipe_of(record: Path) -> str:
+    """The recipe that the JSON beside a checkpoint names; empty where there is none."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8")).get("recipe", "minmax")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _print_result(result: Any) -> None:

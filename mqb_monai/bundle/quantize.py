@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def quantize_bundle(
     """
     scheme = get_scheme(scheme)
     path = (Path(out).expanduser().absolute() if out else bundle.quantized_dir) / f"{scheme.name}.pt"
+    started = time.monotonic()
     with bundle.environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotCalibratedWarning)  # the record names these layers
         cases = cases_of(bundle, source)
@@ -76,6 +78,8 @@ def quantize_bundle(
                     batch = list_data_collate([preprocess(bundle, case)])
                     run_evaluator(bundle, network, batch, CalibrationInferer(bundle.inferer))
             quantized = calibrator.finish()
+        seconds = round(time.monotonic() - started, 1)
+        quantized.quantization_record = replace(quantized.quantization_record, seconds=seconds)
         save_quantized(quantized, path)
     return QuantizedBundle(path, quantized.quantization_record, len(cases))
 

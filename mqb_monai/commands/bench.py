@@ -11,8 +11,10 @@ from fire.decorators import SetParseFns
 from mqb_monai.commands.options import split_list, typed_command
 from mqb_monai.errors import InputError
 
+RUN = ("bundles", "schemes", "backends", "recipes", "data", "out", "split", "runner", "address", "root")
 
-@SetParseFns(bundles=str, schemes=str, backends=str, data=str, out=str, split=str, runner=str, address=str, root=str)
+
+@SetParseFns(**dict.fromkeys(RUN, str))
 def run(
     *,
     bundles: str | Sequence[str],
@@ -20,6 +22,7 @@ def run(
     data: str,
     out: str,
     backends: str | Sequence[str] = "torch",
+    recipes: str | Sequence[str] = "minmax",
     split: str = "test",
     threads: int = 0,
     runner: str = "local",
@@ -40,6 +43,8 @@ def run(
         data: a data set's folder, or a folder of them named as in the catalog.
         out: the folder of records.
         backends: torch (simulated), openvino, tensorrt (on an NVIDIA GPU), ... or quoted patterns.
+        recipes: minmax, auto, gptq, ... or quoted patterns: the quantized cells come once for each; other recipes than
+            minmax have their checkpoints and engines in the folder of records.
         split: the list of dataset.json to score.
         threads: of torch and of engines; 0 leaves the choice to them.
         runner: local, or ray.
@@ -58,7 +63,7 @@ def run(
     settings = Settings(threads=threads)
     options = ("--threads", str(threads)) if threads else ()
     chosen = split_list(bundles), split_list(schemes), split_list(backends)
-    grid = expand_grid(*chosen, data, out, split, root or None, options)
+    grid = expand_grid(*chosen, data, out, split, root or None, options, split_list(recipes))
     run_grid(grid, settings, typed_command(), execute)
     print(f"records: {out}; see them: python -m mqb_monai bench table --out {shlex.quote(out)}")
 

@@ -39,6 +39,7 @@ class QuantizationRecord:
         steps: what the recipe did, in this order: dicts with ``step`` and the step's settings and findings.
         seed: of what the recipe drew at random.
         trials: what it tried before: dicts with figures and seconds.
+        seconds: that calibration and recipe took; 0 where it was not recorded.
         coverage: :meth:`~mqb_monai.quantization.coverage.Coverage.summary` of the first calibration call: the share of
             multiply-adds that is quantized, and by name what stays float outside of layers.
         operations: of every quantize point of operations, by its name: ``operation``, ``operands`` (how many),
@@ -57,12 +58,17 @@ class QuantizationRecord:
     steps: list = field(default_factory=list)
     seed: int = 0
     trials: list = field(default_factory=list)
+    seconds: float = 0.0
     coverage: dict = field(default_factory=dict)
     operations: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON."""
         return asdict(self)
+
+    def summary(self) -> dict:
+        """What an evaluation says of the checkpoint that it ran: how it was made, and the bits of each layer."""
+        return {name: getattr(self, name) for name in ("recipe", "seed", "seconds", "trials", "precision")}
 
 
 def make_record(quantized: nn.Module, calibration: Calibration, sha256: str) -> QuantizationRecord:

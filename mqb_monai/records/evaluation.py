@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 NAN = math.nan
 REFERENCE = ("fp32", "torch")  # scheme and backend that every drop is relative to
+MINMAX = "minmax"  # the recipe of the studies, and of records that name none
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,15 @@ class EvaluationRecord:
             ``{"study": ..., <column>: <value>, ...}`` as :func:`mqb_monai.records.published.published_rows`.
         case_seconds: case to wall seconds of inference, postprocessing and scoring; reading is left out.
         latency_ms: median of ``latency_repeats`` forwards of one window, ``input_shape`` ``[B, C, H, W, D]``.
-        weight_bits, activation_bits: 32 for ``fp32``, 16 for ``bf16`` and ``fp16``; 0 where it was not recorded.
+        weight_bits, activation_bits: 32 for ``fp32``, 16 for ``bf16`` and ``fp16``; else of most quantized layers, 0
+            where it was not recorded.
         weights_mb: 10^6 bytes of all that the network holds under the scheme, 4-bit integers at half a byte.
         statistics: ``dice`` and ``surface_dice`` against FP32 on torch; empty for that one itself, and without labels.
         overlays: ``worst`` and ``median``; empty where there are no slices.
         provenance: None where it was not recorded.
+        recipe: of the quantized checkpoint; ``minmax`` too where the scheme is a float one.
+        quantization: of the checkpoint: ``recipe``, ``seed``, ``seconds`` (0 where it was not recorded), ``trials``,
+            ``precision`` (layer to ``w8a8`` or ``float``, in the network's order); empty for a float scheme.
         scores: one per case and class, cases in the order of the split; these stand in ``cases.csv``.
     """
 
@@ -196,12 +201,14 @@ class EvaluationRecord:
     statistics: dict[str, RelativeDrop] = field(default_factory=dict)
     overlays: dict[str, Overlay] = field(default_factory=dict)
     provenance: Provenance | None = None
+    recipe: str = MINMAX
+    quantization: dict[str, Any] = field(default_factory=dict)
     scores: list[CaseScore] = field(default_factory=list)
 
     @property
     def id(self) -> str:
         """As :func:`evaluation_id`."""
-        return evaluation_id(self.bundle, self.scheme, self.backend, self.split)
+        return evaluation_id(self.bundle, self.scheme, self.backend, self.split, self.recipe)
 
     @property
     def is_reference(self) -> bool:
@@ -233,6 +240,9 @@ class EvaluationError:
     when_utc: str
 
 
-def evaluation_id(bundle: str, scheme: str, backend: str, split: str) -> str:
-    """``<bundle>.<scheme>.<backend>.<split>``."""
-    return ".".join((bundle, scheme, backend, split))
+def evaluation_id(bundle: str, scheme: str, backend: str, split: str, recipe: str = MINMAX) -> str:
+    """``<bundle>.<scheme>.<backend>.<split>``, with ``<scheme>-<recipe>`` where the recipe is another than ``minmax``.
+
+    So ids, folders and records that were made before there were recipes stay valid.
+    """
+    return ".".join((bundle, scheme if recipe == MINMAX else f"{scheme}-{recipe}", backend, split))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from mqb_monai.evaluation.scores import Scoring
 from mqb_monai.evaluation.settings import Settings, utc_now
 from mqb_monai.evaluation.statistics import SEED, compare_scores
 from mqb_monai.evaluation.summary import score_table, summarize
-from mqb_monai.quantization import get_scheme
+from mqb_monai.quantization import QuantizationRecord, get_scheme
 from mqb_monai.quantization.checkpoint.file import read_checkpoint
-from mqb_monai.records.evaluation import CaseRecord, EvaluationRecord, Provenance, RelativeDrop
+from mqb_monai.records.evaluation import MINMAX, CaseRecord, EvaluationRecord, Provenance, RelativeDrop
 from mqb_monai.records.precisions import PRECISIONS
 from mqb_monai.study.cells import Cell
 from mqb_monai.system.versions import versions
@@ -31,6 +32,7 @@ SEEDS = {"bootstrap": SEED, "latency input": 0}
 def assemble_record(
     cell: Cell,
     bundle: Bundle,
+    quantized_dir: Path,
     scoring: Scoring,
     cases: Sequence[CaseRecord],
     reference: Sequence[CaseRecord],
@@ -42,6 +44,7 @@ def assemble_record(
 
     Args:
         cell, bundle, scoring: what was run, and how it was scored.
+        quantized_dir: of the checkpoint that was run.
         cases: of the cell, in the order of the split.
         reference: the same cases under FP32 on torch.
         reading_s: seconds of reading the cases, shared by the cells of the bundle.
@@ -49,7 +52,9 @@ def assemble_record(
         settings: of the run.
     """
     parameters = bundle.metadata.get("parameters")
-    weight_bits, activation_bits = scheme_bits(cell.scheme)
+    payload = {} if cell.scheme in PRECISIONS else read_checkpoint(quantized_dir / f"{cell.scheme}.pt")
+    quantization = QuantizationRecord(**payload["record"]).summary() if payload else {}
+    weight_bits, activation_bits = layer_bits(cell.scheme, quantization.get("precision", {}))
     summary = summarize(cases, scoring)
     return EvaluationRecord(
         bundle=cell.bundle.name,
@@ -70,26 +75,39 @@ def assemble_record(
         input_shape=list(bundle.input_shape or ()),
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        weights_mb=stored_bytes(bundle, cell.scheme) / 1e6,
+        weights_mb=(stored_bytes(payload) if payload else float_bytes(bundle.network, cell.scheme)) / 1e6,
         statistics={} if cell.is_reference else _statistics(cases, reference),
         overlays=collect_slices(cell.folder, cases),
         provenance=_provenance(cell, bundle, cases),
+        recipe=quantization.get("recipe", MINMAX),
+        quantization=quantization,
     )
 
 
-def scheme_bits(scheme: str) -> tuple[int, int]:
-    """Bits of weights and of activations."""
+def layer_bits(scheme: str, precision: Mapping[str, str]) -> tuple[int, int]:
+    """Bits of weights and of activations: those of most of the quantized layers, which recipes may choose.
+
+    Args:
+        scheme: a float one, or the one that holds where no layer is quantized.
+        precision: layer to ``w8a8`` and the like, or ``float``.
+    """
     if scheme in PRECISIONS:
         return PRECISIONS[scheme].bits, PRECISIONS[scheme].bits
+    found = Counter(bits[0] for each in precision.values() if (bits := re.findall(r"w(\d+)a(\d+)", each)))
+    if found:
+        weight, activation = found.most_common(1)[0][0]
+        return int(weight), int(activation)
     spec = get_scheme(scheme).layer_spec("conv")
     return spec.weight.num_bits, spec.input.effective_bits
 
 
-def stored_bytes(bundle: Bundle, scheme: str) -> float:
-    """Bytes of all that the network holds under ``scheme``: integers at their number of bits, the rest as stored."""
-    if scheme in PRECISIONS:
-        return total_bytes(bundle.network) * PRECISIONS[scheme].bits / 32
-    payload = read_checkpoint(bundle.quantized_dir / f"{scheme}.pt")
+def float_bytes(network: torch.nn.Module, scheme: str) -> float:
+    """Bytes of all that the network holds under a float scheme."""
+    return total_bytes(network) * PRECISIONS[scheme].bits / 32
+
+
+def stored_bytes(payload: Mapping[str, Any]) -> float:
+    """Bytes of all that a checkpoint's network holds: integers at their number of bits, the rest as stored."""
     weights = {f"{name}.weight".lstrip("."): entry for entry in payload["layers"].values() for name in entry["names"]}
 
     def size(key: str, tensor: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The cells of a grid: bundles x schemes x backends over one set of cases, and what is left out of it and why."""
+"""The cells of a grid: bundles x schemes x recipes x backends over one set of cases; what is left out, and why."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from mqb_monai.bundle.engines import reason_unsupported
 from mqb_monai.bundle.open import open_bundle
 from mqb_monai.data.datalist import label_names
 from mqb_monai.errors import InputError
+from mqb_monai.ptq import RECIPE_NAMES
 from mqb_monai.quantization import SCHEMES
 from mqb_monai.quantization.scheme import FLOAT_SCHEMES
-from mqb_monai.records.evaluation import REFERENCE, evaluation_id
+from mqb_monai.records.evaluation import MINMAX, REFERENCE, evaluation_id
 from mqb_monai.records.evaluation_files import cell_folder
 
 ALL_SCHEMES = (*FLOAT_SCHEMES, *SCHEMES)
@@ -39,6 +40,8 @@ class Cell:
         cases: how many.
         config_file: of the bundle, as ``--config_file``; the bundle's inference config where empty.
         weights: the FP32 state dict; the bundle's own where empty.
+        recipe: of the quantized checkpoint; ``minmax``, and not in the id, where the scheme is a float one.
+        runs: where the grid keeps checkpoints and engines of its own; None takes the bundle's, whatever their recipe.
     """
 
     bundle: Path
@@ -51,10 +54,12 @@ class Cell:
     cases: int = 0
     config_file: str = ""
     weights: str = ""
+    recipe: str = MINMAX
+    runs: Path | None = None
 
     @property
     def id(self) -> str:
-        return evaluation_id(self.bundle.name, self.scheme, self.backend, self.source.name)
+        return evaluation_id(self.bundle.name, self.scheme, self.backend, self.source.name, self.recipe)
 
     @property
     def is_reference(self) -> bool:
@@ -93,6 +98,7 @@ def expand_grid(
     split: str = "test",
     root: str | os.PathLike | None = None,
     options: Sequence[str] = (),
+    recipes: Sequence[str] = (MINMAX,),
 ) -> Grid:
     """Expand names and patterns to cells. FP32 on torch of every bundle is always one: drops are relative to it.
 
@@ -105,12 +111,14 @@ def expand_grid(
         split: the list of ``dataset.json``.
         root: the folder of bundles; :func:`mqb_monai.bundle.catalog.default_root` where None.
         options: further words of the command that reproduces a cell.
+        recipes: names or patterns of :data:`mqb_monai.ptq.RECIPE_NAMES`; quantization schemes have a cell for each.
 
     Raises:
         InputError: a name or pattern that matches nothing (with the valid ones), no data there, or nothing that is
             left to run (with the reasons).
     """
     pairs, left_out_pairs = runnable_pairs(schemes, backends)
+    chosen = match_names("recipe", recipes, RECIPE_NAMES)
     place = Path(runs).expanduser().resolve()
     folder = Path(data).expanduser().resolve()
     if not folder.is_dir():
@@ -123,17 +131,26 @@ def expand_grid(
         except InputError as error:
             left_out[info.name] = str(error)
             continue
-        left_out |= {evaluation_id(info.name, *pair, split): reason for pair, reason in left_out_pairs.items()}
-        folders = [cell_folder(place, evaluation_id(info.name, *pair, split)) for pair in pairs]
-        for (scheme, backend), own in zip(pairs, folders, strict=True):
+        for pair, reason in left_out_pairs.items():
+            left_out |= {evaluation_id(info.name, *pair, split, recipe): reason for recipe in _recipes(pair[0], chosen)}
+        fp32_folder = cell_folder(place, evaluation_id(info.name, *REFERENCE, split))
+        for scheme, backend, recipe in ((*pair, recipe) for pair in pairs for recipe in _recipes(pair[0], chosen)):
             words = {"--bundles": info.name, "--schemes": scheme, "--backends": backend, "--data": data, "--out": runs}
-            command = ["bench", "run", *(str(word) for pair in words.items() for word in pair), "--split", split]
+            words |= {"--split": split} | ({"--recipes": recipe} if recipe != MINMAX else {})
+            command = ["bench", "run", *(str(word) for pair in words.items() for word in pair)]
             command = shlex.join(["python", "-m", "mqb_monai", *command, *options])
-            cells.append(Cell(info.folder.resolve(), scheme, backend, source, own, folders[0], command, count))
+            own = cell_folder(place, evaluation_id(info.name, scheme, backend, split, recipe))
+            shared = {"command": command, "cases": count, "recipe": recipe, "runs": place}
+            cells.append(Cell(info.folder.resolve(), scheme, backend, source, own, fp32_folder, **shared))
     if not cells:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in left_out.items())
         raise InputError(f"nothing to run: everything that was asked for is left out.\n{reasons}")
     return Grid(tuple(cells), left_out, place)
+
+
+def _recipes(scheme: str, recipes: Sequence[str]) -> Sequence[str]:
+    """The recipes of a scheme's cells: a float one has one cell."""
+    return recipes if scheme in SCHEMES else (MINMAX,)
 
 
 def runnable_pairs(
@@ -166,7 +183,7 @@ def match_names(what: str, patterns: Iterable[str], valid: Sequence[str]) -> lis
     for pattern in patterns:
         matches = fnmatch.filter(valid, pattern)
         if not matches:
-            raise InputError(f"no {what} matches {pattern!r}; choose from {', '.join(valid)}, or a pattern like 'w8*'.")
+            raise InputError(f"no {what} matches {pattern!r}; choose from {', '.join(valid)}, or a pattern with *.")
         found |= dict.fromkeys(matches)
     if not found:
         raise InputError(f"no {what} was given; choose from {', '.join(valid)}.")

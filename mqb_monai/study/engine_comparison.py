@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -18,14 +20,15 @@ class EngineComparison:
     """Four more passes over each case: engine, simulation, perturbed simulation, FP32.
 
     Args:
-        bundle: with the checkpoint of ``scheme``.
+        bundle: what the engine came from.
         scheme: what the engine runs.
         engine: the engine.
+        quantized_dir: holds the checkpoint.
     """
 
-    def __init__(self, bundle: Bundle, scheme: str, engine: nn.Module) -> None:
+    def __init__(self, bundle: Bundle, scheme: str, engine: nn.Module, quantized_dir: Path) -> None:
         self.bundle, self.agreement = bundle, Agreement()
-        simulated = simulated_network(bundle.network, scheme, bundle.quantized_dir).eval()
+        simulated = simulated_network(bundle.network, scheme, quantized_dir).eval()
         self._networks = engine, simulated, perturbed(simulated, ROUNDING), bundle.network
 
     def add(self, loaded: LoadedCase, scoring: Scoring) -> None:

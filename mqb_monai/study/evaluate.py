@@ -15,8 +15,9 @@ from mqb_monai.bundle.preprocessing import cases_of
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.settings import Settings
 from mqb_monai.quantization import SCHEMES
-from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
+from mqb_monai.records.evaluation import MINMAX, REFERENCE, EvaluationRecord
 from mqb_monai.records.evaluation_files import CASES, ERROR, SLICES, SUMMARY, read_evaluation
+from mqb_monai.study.cell_checkpoints import checkpoint_record
 from mqb_monai.study.cells import Cell, runnable_pairs
 from mqb_monai.study.runner import run_cells
 
@@ -35,7 +36,8 @@ def evaluate_bundle(
     """Evaluate a bundle under schemes on backends, and return each record that was asked for with its folder.
 
     Records go to ``output_dir/<scheme>-<backend>``, or to ``output_dir`` itself where one pair was asked for; FP32 on
-    torch is always run, since the others are compared with it. Earlier records there are replaced.
+    torch is always run, since the others are compared with it. Earlier records there are replaced. A checkpoint of
+    ``models/quantized`` is taken whatever its recipe, which the record names.
 
     Args:
         bundle: ours or a third party's.
@@ -52,15 +54,18 @@ def evaluate_bundle(
     if left_out:
         raise InputError(" ".join(left_out.values()))
     asked = pairs if _asks_for_reference(schemes, backends) else pairs[1:]
-    for scheme, _ in asked:
-        if scheme in SCHEMES:
-            quantized_checkpoint(bundle.quantized_dir, scheme)  # said before anything is run
+    recipes = {  # what is missing is said before anything is run
+        scheme: checkpoint_record(quantized_checkpoint(bundle.quantized_dir, scheme)).recipe
+        for scheme in dict.fromkeys(scheme for scheme, _ in asked if scheme in SCHEMES)
+    }
     with bundle.environment():
         count = len(cases_of(bundle, source))
     folders = _folders(bundle, pairs, asked, output_dir)
     opened = {"config_file": bundle.config_option, "weights": bundle.weights}
     shared = {"source": source, "fp32_folder": folders[REFERENCE], "command": command, "cases": count, **opened}
-    cells = [Cell(bundle.root, *pair, folder=folders[pair], **shared) for pair in pairs]
+    cells = [
+        Cell(bundle.root, *pair, folder=folders[pair], recipe=recipes.get(pair[0], MINMAX), **shared) for pair in pairs
+    ]
     for cell in cells:
         _clear(cell.folder)
     report = run_cells(cells, replace(settings, make_checkpoints=False))

@@ -20,13 +20,11 @@ from tqdm import tqdm
 
 from mqb_monai.backends import get_backend
 from mqb_monai.backends.tensors import noise
-from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.engines import build_network
 from mqb_monai.bundle.entry_point import find_input_error
 from mqb_monai.bundle.inference import predict
 from mqb_monai.bundle.open import Bundle, open_bundle
 from mqb_monai.bundle.preprocessing import cases_of, load_case
-from mqb_monai.bundle.quantize import quantize_bundle
 from mqb_monai.errors import InputError
 from mqb_monai.evaluation.case import Case
 from mqb_monai.evaluation.case_runner import CaseRunner
@@ -41,6 +39,7 @@ from mqb_monai.records.evaluation_files import (
     write_error,
     write_evaluation,
 )
+from mqb_monai.study.cell_checkpoints import CellFolders, folders_of, make_checkpoint
 from mqb_monai.study.cell_records import assemble_record, total_bytes
 from mqb_monai.study.cells import Cell
 from mqb_monai.study.engine_comparison import EngineComparison
@@ -135,9 +134,11 @@ def _groups_in_memory(bundle: Bundle, cells: Sequence[Cell]) -> list[list[Cell]]
 def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report: RunReport) -> None:
     cases = cases_of(bundle, cells[0].source)
     networks: dict[Cell, nn.Module] = {}
+    folders: dict[Cell, CellFolders] = {}
     for cell in cells:
         with _recording([cell], report):
-            networks[cell] = _build(bundle, cell, settings)
+            folders[cell] = folders_of(cell, bundle)
+            networks[cell] = _build(bundle, cell, folders[cell], settings)
     latency_ms = _latencies(bundle, networks, settings, report)
     runner = CaseRunner(
         read=lambda case: load_case(bundle, case, settings.ignore_label),
@@ -147,7 +148,7 @@ def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report
         fp32_folder=cells[0].fp32_folder,
         weights_sha256=bundle.weights_sha256,
     )
-    comparisons = _comparisons(bundle, networks, report) if settings.compare else {}
+    comparisons = _comparisons(bundle, networks, folders, report) if settings.compare else {}
     for case in tqdm(cases, desc=bundle.name, unit="case", disable=not settings.progress):
         _run_case(runner, case, networks, comparisons, report)
     report.reading_saved_s += runner.reading_saved_s
@@ -157,7 +158,8 @@ def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report
             runner.resume(cases[0])
             records = [_records_of(folder, cases) for folder in (cell.folder, cell.fp32_folder)]
             seconds = runner.reading_s, latency_ms[cell]
-            record = assemble_record(cell, bundle, runner.scoring, *records, *seconds, settings)
+            place = folders[cell].checkpoints
+            record = assemble_record(cell, bundle, place, runner.scoring, *records, *seconds, settings)
             if cell in comparisons:
                 record = replace(record, agreement=comparisons[cell].agreement.summary())
             write_evaluation(cell.folder, record)
@@ -166,13 +168,15 @@ def _run_group(bundle: Bundle, cells: Sequence[Cell], settings: Settings, report
                 case_path(cell.folder, case.name, ".npz").unlink(missing_ok=True)
 
 
-def _comparisons(bundle: Bundle, networks: dict[Cell, nn.Module], report: RunReport) -> dict[Cell, EngineComparison]:
+def _comparisons(
+    bundle: Bundle, networks: dict[Cell, nn.Module], folders: dict[Cell, CellFolders], report: RunReport
+) -> dict[Cell, EngineComparison]:
     """Of each engine of a quantized network, to hold it against its simulation."""
     found = {}
     for cell, network in networks.items():
         if cell.scheme in SCHEMES and not get_backend(cell.backend).simulates:
             with _recording([cell], report):
-                found[cell] = EngineComparison(bundle, cell.scheme, network)
+                found[cell] = EngineComparison(bundle, cell.scheme, network, folders[cell].checkpoints)
     return found
 
 
@@ -183,14 +187,12 @@ def _records_of(folder: Any, cases: Sequence[Case]) -> list[CaseRecord]:
     return records
 
 
-def _build(bundle: Bundle, cell: Cell, settings: Settings) -> nn.Module:
+def _build(bundle: Bundle, cell: Cell, folders: CellFolders, settings: Settings) -> nn.Module:
     if settings.make_checkpoints and cell.scheme in SCHEMES:
-        if not (bundle.quantized_dir / f"{cell.scheme}.pt").is_file():
-            calibration = CaseSource(dataset_dir=cell.source.dataset_dir, split="calibration")
-            quantize_bundle(bundle, cell.scheme, calibration, progress=False)
-    folders = bundle.quantized_dir, bundle.engines_dir
+        make_checkpoint(cell, bundle, folders.checkpoints)
+    places = folders.checkpoints, folders.engines
     network = build_network(
-        bundle.network, cell.scheme, cell.backend, *folders, bundle.input_shape, threads=settings.threads
+        bundle.network, cell.scheme, cell.backend, *places, bundle.input_shape, threads=settings.threads
     )
     return network.eval()
 

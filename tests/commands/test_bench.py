@@ -22,11 +22,16 @@ def test_run_splits_lists_and_passes_on_what_was_typed(calls, tmp_path, capsys):
     BENCH["run"](**NEEDED, backends="torch,openvino", threads=2)
     assert calls["expand"] == (
         ["nnunet_*", "unetr"], ["fp32", "w8a8_*"], ["torch", "openvino"], "data", "runs", "test", None,
-        ("--threads", "2"),
+        ("--threads", "2"), ["minmax"],
     )  # fmt: skip
     grid, settings, command, runner = calls["run"]
     assert (grid, settings.threads, runner) == ("grid", 2, None)
     assert command.startswith("python -m mqb_monai ") and "bench table --out runs" in capsys.readouterr().out
+
+
+def test_run_passes_the_recipes_on(calls):
+    BENCH["run"](**NEEDED, recipes="minmax,auto")
+    assert calls["expand"][-1] == ["minmax", "auto"]
 
 
 def test_run_on_ray_takes_the_resources_of_a_cell(calls, monkeypatch):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -114,3 +115,30 @@ def test_expand_grid_without_data_says_so(bundle, tmp_path, runs):
 def test_match_names_keeps_the_order_of_the_patterns_and_each_name_once():
     found = match_names("scheme", ["w4a4_engine", "w4*", "fp32"], ALL_SCHEMES)
     assert found == ["w4a4_engine", "w4a4_per_tensor", "w4a4_per_channel", "w4a4_adaptive", "w4a8_engine", "fp32"]
+
+
+def test_expand_grid_multiplies_quantized_cells_by_recipes(bundle, dataset, runs):
+    schemes, backends = ["bf16", "w8a8_engine", "w4a4_adaptive"], ["torch", "openvino"]
+    grid = expand_grid([str(bundle)], schemes, backends, dataset, runs, recipes=["minmax", "mse"])
+    assert [cell.id.removeprefix("nnunet_hippocampus.") for cell in grid.cells] == [
+        "fp32.torch.test",
+        "bf16.torch.test",
+        "bf16.openvino.test",
+        "w8a8_engine.torch.test",
+        "w8a8_engine-mse.torch.test",
+        "w8a8_engine.openvino.test",
+        "w8a8_engine-mse.openvino.test",
+        "w4a4_adaptive.torch.test",
+        "w4a4_adaptive-mse.torch.test",
+    ]
+    assert set(grid.left_out) == {
+        f"nnunet_hippocampus.{name}.openvino.test" for name in ("w4a4_adaptive", "w4a4_adaptive-mse")
+    }
+    commands = {cell.id.split(".")[1]: cell.command for cell in grid.cells}
+    assert "--recipes mse" in commands["w8a8_engine-mse"] and "--recipes" not in commands["w8a8_engine"]
+    assert pickle.loads(pickle.dumps(grid.cells)) == grid.cells  # as Ray hands them to its workers
+
+
+def test_expand_grid_lists_the_recipes(bundle, dataset, runs):
+    with pytest.raises(InputError, match=r"no recipe matches 'best'; choose from minmax, .*, auto, or a pattern"):
+        expand_grid([str(bundle)], ["w8a8_engine"], ["torch"], dataset, runs, recipes=["best"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from ignite.engine import Engine
@@ -8,6 +10,7 @@ from mqb_monai.backends.torch_backend import TorchEngine
 from mqb_monai.bundle.engines import build_network, simulated_network
 from mqb_monai.errors import InputError
 from mqb_monai.handlers.engine import EngineHandler
+from mqb_monai.ptq import quantize as by_recipe
 from mqb_monai.quantization import quantize, quantized_layers, save_quantized, weights_sha256
 
 SHAPE = (1, 1, 8, 8, 8)
@@ -94,3 +97,27 @@ def test_engine_handler_gives_the_evaluator_its_network(network, quantized_dir, 
     engine.run([0])
     assert quantized_layers(engine.network) and not quantized_layers(network)
     assert engine.state.weights_sha256 == weights_sha256(network.state_dict())
+
+
+def test_build_network_builds_again_where_another_recipe_replaced_the_checkpoint(network, x, engine_scheme, tmp_path):
+    """Oracle: the simulation of the checkpoint that lies there."""
+    quantized_dir, engines, shas = tmp_path / "quantized", tmp_path / "engines", []
+
+    def build():
+        built = build_network(network, engine_scheme, "openvino", quantized_dir, engines, SHAPE)
+        (record,) = engines.rglob("engine.json")
+        shas.append(json.loads(record.read_text())["content_sha256"])
+        return built
+
+    def step(qnet):  # of the output's grid, roughly
+        return (qnet.eval()(x) - network(x)).abs().max()
+
+    save_quantized(by_recipe(network, engine_scheme, [x]), quantized_dir / f"{engine_scheme}.pt")
+    build()
+    replaced = by_recipe(network, engine_scheme, [x], recipe="percentile")
+    save_quantized(replaced, quantized_dir / f"{engine_scheme}.pt")
+    built, simulated = build(), simulated_network(network, engine_scheme, quantized_dir).eval()
+    build()
+    assert shas[0] != shas[1] == shas[2]
+    with torch.no_grad():
+        assert (built(x) - simulated(x)).abs().max() < step(simulated)

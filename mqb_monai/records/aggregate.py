@@ -26,7 +26,7 @@ from mqb_monai.records.evaluation import EvaluationRecord
 
 @dataclass(frozen=True)
 class SchemeScore:
-    """A scheme on a backend over all bundles that have it; NaN where nothing can be compared.
+    """A scheme by a recipe on a backend over all bundles that have it; NaN where nothing can be compared.
 
     Attributes:
         score: 0 to 100, as the module says.
@@ -37,6 +37,7 @@ class SchemeScore:
     """
 
     scheme: str
+    recipe: str
     backend: str
     score: float
     dice_kept: float
@@ -50,24 +51,28 @@ class SchemeScore:
 
 
 def score_schemes(records: list[EvaluationRecord]) -> list[SchemeScore]:
-    """The score of every scheme and backend, best first, NaN last; records without their FP32 record do not count."""
+    """The score of every scheme, recipe and backend, best first, NaN last; without its FP32 record none counts."""
     references = {(r.bundle, r.split): r for r in records if r.is_reference}
     pairs = defaultdict(list)
     for record in records:
         if (record.bundle, record.split) in references:
-            pairs[record.scheme, record.backend].append((record, references[record.bundle, record.split]))
+            pairs[record.scheme, record.recipe, record.backend].append(
+                (record, references[record.bundle, record.split])
+            )
     scores = [_score_scheme(*key, cells) for key, cells in pairs.items()]
-    return sorted(scores, key=lambda s: (math.isnan(s.score), -s.score, s.scheme, s.backend))
+    return sorted(scores, key=lambda s: (math.isnan(s.score), -s.score, s.scheme, s.recipe, s.backend))
 
 
-def _score_scheme(scheme: str, backend: str, cells: list[tuple[EvaluationRecord, EvaluationRecord]]) -> SchemeScore:
+def _score_scheme(
+    scheme: str, recipe: str, backend: str, cells: list[tuple[EvaluationRecord, EvaluationRecord]]
+) -> SchemeScore:
     parts = [kept_parts(record, reference) for record, reference in cells]
     score = 100 * _mean([math.prod(part) ** (1 / 3) for part in parts])
     kept = (_mean(column) for column in zip(*parts, strict=True))
     bits = cells[0][0].weight_bits, cells[0][0].activation_bits
     size = _geometric_mean([record.weights_mb / reference.weights_mb for record, reference in cells])
     latency = _geometric_mean([record.latency_ms / reference.latency_ms for record, reference in cells])
-    return SchemeScore(scheme, backend, score, *kept, len(cells), *bits, size, latency)
+    return SchemeScore(scheme, recipe, backend, score, *kept, len(cells), *bits, size, latency)
 
 
 def kept_parts(record: EvaluationRecord, reference: EvaluationRecord) -> tuple[float, float, float]:

@@ -21,8 +21,9 @@ from mqb_monai.report import published
 from mqb_monai.report.charts import VEGA_LITE, Figure, case_figure, organ_figure, styled, tradeoff_figures
 from mqb_monai.report.overlays import JUDGEMENTS, CasePictures, case_pictures, data_uri
 from mqb_monai.report.png import PNG_FOLDER, PPI, write_figure, write_overlays
+from mqb_monai.report.recipes import precision_figures, recipe_rows
 from mqb_monai.report.runs import Runs, read_runs
-from mqb_monai.report.scores import by_bundle, by_dataset, cell_label, class_rows, leaderboard_rows
+from mqb_monai.report.scores import by_bundle, by_dataset, cell_label, class_rows, leaderboard_rows, scheme_label
 from mqb_monai.report.sensitivity_charts import sensitivity_figures
 from mqb_monai.report.shift_charts import shift_figures
 from mqb_monai.system.files import atomic_path
@@ -93,6 +94,8 @@ def chart_sections(runs: Runs) -> list[ChartSection]:
     if labelled:
         organ_note = "Which organs pay for quantization. A bundle without its FP32 cell is left out."
     texts = [
+        ("precision", "Layer bits", "Bits of each layer",
+         "Of checkpoints whose layers differ in bits: one tile a layer, bluer with more bits, grey where it is float."),
         ("tradeoff", "Bits and latency", f"{'DSC' if labelled else 'Agreement'} against bits and latency",
          "One pair of charts for each data set, since DSC is not comparable between data sets."),
         ("organs", "Organs" if labelled else "Classes", "Drop by organ" if labelled else "Disagreement by class",
@@ -103,6 +106,7 @@ def chart_sections(runs: Runs) -> list[ChartSection]:
         ("activations", "Activations", "Activation shift", "What quantization does to the inputs of the layers."),
     ]  # fmt: skip
     figures = (
+        precision_figures(runs.cells),
         [figure for group in by_dataset(runs.cells) for figure in tradeoff_figures(group)],
         organs,
         cases,
@@ -119,10 +123,12 @@ def render_page(
     groups = by_bundle(runs.cells)
     labelled, unlabelled = ([each for each in groups if each.labelled is state] for state in (True, False))
     schemes = [row for row in score_schemes(runs.cells) if not math.isnan(row.score)]
+    recipes = recipe_rows(runs.cells)
     content = {
         "leaderboard": ("Leaderboard", labelled),
         "agreement": ("Agreement", unlabelled),
         "schemes": ("Schemes", schemes),
+        "recipes": ("Recipes", recipes),
         "engines": ("Engines", runs.engines),
         **{each.id: (each.short, True) for each in sections},
         "overlays": ("Overlays", pictures),
@@ -137,6 +143,7 @@ def render_page(
         agreement=leaderboard_rows(unlabelled),
         class_rows=class_rows(unlabelled),
         schemes=schemes,
+        recipes=recipes,
         confidence=next((drop.confidence for cell in runs.cells for drop in cell.statistics.values()), None),
         nsd_note=_nsd_note(runs.cells),
         published_engine=published_engine,
@@ -166,7 +173,7 @@ def _environment() -> jinja2.Environment:
     files = resources.files("mqb_monai.report")
     environment.globals["asset"] = lambda name: Markup((files / name).read_text(encoding="utf-8"))
     environment.filters |= {"tint": tint, "fixed": fixed, "spec": spec, "breakable": breakable, "data_uri": data_uri}
-    environment.filters |= {"anchor": anchor, "label": cell_label}
+    environment.filters |= {"anchor": anchor, "label": cell_label, "scheme_label": scheme_label}
     environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)
     return environment
 

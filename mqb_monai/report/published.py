@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mqb_monai.records.evaluation import REFERENCE, EvaluationRecord
+from mqb_monai.records.evaluation import MINMAX, REFERENCE, EvaluationRecord
 from mqb_monai.records.published import published_rows, scheme_of
 from mqb_monai.report.scores import Row, drop_percent, is_simulated
 
@@ -36,14 +36,14 @@ def engine_rows() -> list[Row]:
 def same_scheme(cells: Iterable[EvaluationRecord]) -> list[Row]:
     """MedQuanBench's row and our cell of the same pair under the same scheme, one row each, in the cells' order.
 
-    Both simulate: cells of an engine are left out, and so is the second of equal rows from the study's overlapping
-    tables.
+    Both simulate, by min-max: cells of an engine or of another recipe are left out, and so is the second of equal rows
+    from the study's overlapping tables.
     """
     published = study_rows()
     return [
         {"cell": cell, "study": row}
         for cell in cells
-        if cell.backend == REFERENCE[1]
+        if cell.backend == REFERENCE[1] and cell.recipe == MINMAX
         for row in _unique(
             row for row in published if _is_pair(row, cell, "medquanbench") and row["scheme"] == cell.scheme
         )

@@ -13,7 +13,7 @@ from typing import TypeVar
 from mqb_monai.errors import InputError
 from mqb_monai.records.activation_shift import ShiftRecord
 from mqb_monai.records.engine_timings import EngineTimings
-from mqb_monai.records.evaluation import REFERENCE, EvaluationError, EvaluationRecord
+from mqb_monai.records.evaluation import MINMAX, REFERENCE, EvaluationError, EvaluationRecord
 from mqb_monai.records.evaluation_files import evaluation_folders, read_errors, read_evaluation, read_evaluations
 from mqb_monai.records.json_file import read_record
 from mqb_monai.records.sensitivity import SensitivityRecord
@@ -99,4 +99,5 @@ def _is_empty(cell: EvaluationRecord) -> bool:
 
 def _position(cell: EvaluationRecord) -> tuple:
     bits = -cell.weight_bits, -cell.activation_bits
-    return cell.bundle, cell.split, not cell.is_reference, *bits, cell.scheme, cell.backend != REFERENCE[1]
+    recipe = cell.recipe != MINMAX, cell.recipe
+    return cell.bundle, cell.split, not cell.is_reference, *bits, cell.scheme, *recipe, cell.backend != REFERENCE[1]

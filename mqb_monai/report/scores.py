@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mqb_monai.records.evaluation import NAN, REFERENCE, EvaluationRecord
+from mqb_monai.records.evaluation import MINMAX, NAN, REFERENCE, EvaluationRecord
 from mqb_monai.records.tables.evaluations import median_case_seconds
 
 Row = dict[str, Any]
@@ -72,8 +72,13 @@ def by_dataset(cells: Sequence[EvaluationRecord]) -> list[Group]:
 
 
 def cell_label(cell: EvaluationRecord) -> str:
-    """``scheme``, with the backend where it is not torch: what names a cell within its bundle."""
-    return cell.scheme if cell.backend == REFERENCE[1] else f"{cell.scheme} · {cell.backend}"
+    """The scheme's label, with the backend where it is not torch: what names a cell within its bundle."""
+    return scheme_label(cell) if cell.backend == REFERENCE[1] else f"{scheme_label(cell)} · {cell.backend}"
+
+
+def scheme_label(row: Any) -> str:
+    """``scheme`` of a cell or of a scheme's score, with the recipe where it is not ``minmax``."""
+    return row.scheme if row.recipe == MINMAX else f"{row.scheme} · {row.recipe}"
 
 
 def is_simulated(cell: EvaluationRecord) -> bool:

@@ -8,6 +8,11 @@ def test_id_is_readable(make_evaluation):
     assert record.id == "unetr.w8a8_engine.openvino.test"
 
 
+def test_id_names_the_recipe_where_it_is_not_the_studies(make_evaluation):
+    assert make_evaluation("w8a8_engine", recipe="minmax").id == "net.w8a8_engine.torch.test"
+    assert make_evaluation("w8a8_engine", recipe="auto").id == "net.w8a8_engine-auto.torch.test"
+
+
 def test_is_reference_of_fp32_on_torch_alone(make_evaluation):
     choices = [("fp32", "torch"), ("fp32", "openvino"), ("w8a8_engine", "torch")]
     assert [make_evaluation(*choice).is_reference for choice in choices] == [True, False, False]

@@ -199,3 +199,12 @@ def test_scores_of_an_empty_table_are_an_empty_list(make_evaluation, tmp_path):
     record = make_evaluation(scores=[])
     write_evaluation(tmp_path, record)
     assert read_evaluation(tmp_path) == replace(record, scores=[])
+
+
+def test_a_record_from_before_there_were_recipes_is_of_minmax(make_evaluation, tmp_path):
+    path = write_evaluation(tmp_path, make_evaluation("w8a8_engine", recipe="auto", quantization={"seconds": 1.5}))
+    content = json.loads(path.read_text())
+    assert (content.pop("recipe"), content.pop("quantization")) == ("auto", {"seconds": 1.5})
+    path.write_text(json.dumps(content))
+    record = read_evaluation(tmp_path)
+    assert (record.recipe, record.quantization, record.id) == ("minmax", {}, "net.w8a8_engine.torch.test")

@@ -234,6 +234,42 @@ def third_party_report(tmp_path_factory):
     return write_report(folder / "eval", folder / "report")
 
 
+LAYERS = [f"encoder.stages.{number}.conv" for number in range(20)]
+# recipe, part of the score that is lost, seconds, trials, bits of the layers
+RECIPES = (
+    ("minmax", 0.62, 4.1, 0, ["w4a4"] * 20),
+    ("auto", 0.03, 310.5, 7, ["w4a8"] * 20),
+    ("mixed", 0.02, 48.0, 0, ["w8a8", *["w4a4"] * 12, *["w4a8"] * 4, "w8a8", "float", "float"]),
+)
+
+
+def make_recipe_cell(bundle_row: tuple, recipe_row: tuple) -> EvaluationRecord:
+    """One bundle under ``w4a4_engine`` by one recipe."""
+    recipe, loss, seconds, trials, precision = recipe_row
+    record = make_cell(bundle_row, ("w4a4_engine", "torch", 4, loss, 2.0))
+    quantization = {"recipe": recipe, "seed": 0, "seconds": seconds, "trials": [{"recipe": "mse"}] * trials}
+    quantization["precision"] = dict(zip(LAYERS, precision, strict=True))
+    agreement = {"mean": 1 - loss, "per_class": dict.fromkeys(record.class_names, 1 - loss)}
+    return replace(
+        record,
+        recipe=recipe,
+        quantization=quantization,
+        against_fp32={"dice": agreement, "surface_dice": agreement, "equal_labels": 0.99},
+    )
+
+
+@pytest.fixture(scope="session")
+def recipe_report(tmp_path_factory):
+    """The report of two bundles under one scheme by three recipes."""
+    runs = tmp_path_factory.mktemp("recipes") / "RUNS"
+    for bundle in BUNDLES[:2]:
+        write_cell(runs, replace(make_cell(bundle, CELLS[0]), overlays={}))
+        for row in RECIPES:
+            record = make_recipe_cell(bundle, row)
+            write_cell(runs, record, make_slices(len(record.class_names), row[1]))
+    return write_report(runs, runs.parent / "report")
+
+
 @pytest.fixture(scope="session")
 def written(filled_runs, tmp_path_factory):
     """The report of ``filled_runs``."""

@@ -137,6 +137,17 @@ def test_page_fits_its_window(browser, width):
     assert_fits(browser, width)
 
 
+def test_page_of_recipes_works_and_fits(browser, recipe_report):
+    """The browser leaves the other page."""
+    open_page(browser, recipe_report)
+    assert browser.execute_script(READY) == browser.execute_script(CHARTS) and browser.get_log("browser") == []
+    chart = browser.find_element("css selector", "#precision figure [data-chart] [role=graphics-document]")
+    assert "12 W4A4" in chart.get_attribute("aria-label")
+    for width in (1280, 390):
+        set_width(browser, width)
+        assert_fits(browser, width)
+
+
 def test_page_of_a_third_party_bundle_works_and_fits(browser, third_party_report):
     """It comes last: the browser leaves the other page."""
     from selenium.webdriver.common.keys import Keys

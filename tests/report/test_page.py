@@ -58,6 +58,22 @@ def test_page_without_engines_has_no_such_section(tmp_path, cell):
     assert 'id="engines"' not in page and 'href="#engines"' not in page
 
 
+def test_page_compares_recipes_and_shows_the_bits_of_layers(recipe_report):
+    html = without_scripts(recipe_report)
+    recipes = table(html, "recipe-table")
+    assert recipes.count("<tr>") == 1 + 2 * 3 and 'href="#recipes">Recipes<' in html
+    row = recipes.split("<tr>")[3]
+    assert ">auto<" in row and 'data-value="310.5"' in row and "3.00 %<small>[1.90, 4.40]" in row
+    assert html.count('<figure id="bit-map.') == 2 and 'href="#precision">Layer bits<' in html
+    assert "bit-map.nnunet_hippocampus.w4a4_engine.mixed.png" in {path.name for path in recipe_report.pngs}
+    schemes = table(html, "scheme-table")
+    assert all(f'data-value="w4a4_engine{name}"' in schemes for name in ("", " · auto", " · mixed"))
+
+
+def test_page_without_recipes_has_no_such_sections(html):
+    assert all(f'id="{name}"' not in html for name in ("recipes", "precision", "recipe-table"))
+
+
 @pytest.fixture(scope="module")
 def third_party(third_party_report) -> tuple[str, list[str]]:
     """The page of a third-party bundle without its scripts, and the names of its PNGs."""

@@ -29,6 +29,7 @@ def test_same_scheme_takes_the_pairs_that_the_bundle_names():
     cell = replace(make_cell(BUNDLES[2], CELLS[0]), network="another name")
     assert same_scheme([cell])
     assert not same_scheme([replace(cell, published=[])])
+    assert not same_scheme([replace(cell, recipe="auto")])  # theirs is min-max
     assert not same_scheme([replace(cell, published=[{**cell.published[0], "study": "medptq"}])])
     pair = {"study": "medquanbench", "architecture": "SwinUNETR", "dataset": "BTCV", "parameters_m": 58.5}
     assert [found["study"]["dsc"] for found in same_scheme([replace(cell, published=[pair])])] == [0.849]

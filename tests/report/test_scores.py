@@ -17,6 +17,7 @@ from mqb_monai.report.scores import (
     leaderboard_rows,
     organ_rows,
     pareto_front,
+    scheme_label,
     tradeoff_rows,
 )
 
@@ -130,3 +131,9 @@ def test_cell_label_names_an_engine():
         "w8a8_per_tensor",
         "w8a8_engine · openvino",
     ]
+
+
+def test_labels_name_the_recipe_where_it_is_not_minmax(cell):
+    by_auto = replace(cell, recipe="auto", backend="openvino")
+    assert (scheme_label(cell), scheme_label(by_auto)) == ("w8a8_per_tensor", "w8a8_per_tensor · auto")
+    assert cell_label(by_auto) == "w8a8_per_tensor · auto · openvino"

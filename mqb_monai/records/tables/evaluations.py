@@ -13,18 +13,20 @@ from tabulate import tabulate
 
 from mqb_monai.errors import InputError
 from mqb_monai.records.aggregate import SchemeScore, score_schemes
-from mqb_monai.records.evaluation import NAN, EvaluationRecord, RelativeDrop
+from mqb_monai.records.evaluation import MINMAX, NAN, EvaluationRecord, RelativeDrop
+from mqb_monai.records.precisions import PRECISIONS
 from mqb_monai.records.tables import MISSING, aligned, number
 
 CELL_HEADER = (
-    "bundle", "scheme", "backend", "split", "cases", "DSC", "DSC drop %", "95 % interval", "p", "NSD", "NSD drop %",
-    "DSC to FP32", "NSD to FP32", "equal labels %", "NSD tolerance mm", "W/A bits", "MB", "latency ms", "s/case", "MiB",
+    "bundle", "scheme", "recipe", "backend", "split", "cases", "DSC", "DSC drop %", "95 % interval", "p", "NSD",
+    "NSD drop %", "DSC to FP32", "NSD to FP32", "equal labels %", "NSD tolerance mm", "W/A bits", "MB", "latency ms",
+    "s/case", "MiB",
 )  # fmt: skip
 SCHEME_HEADER = (
-    "scheme", "backend", "score", "DSC kept", "NSD kept", "worst class kept", "bundles", "W/A bits", "size ratio",
-    "latency ratio",
+    "scheme", "recipe", "backend", "score", "DSC kept", "NSD kept", "worst class kept", "bundles", "W/A bits",
+    "size ratio", "latency ratio",
 )  # fmt: skip
-WORDS = ("bundle", "scheme", "backend", "split")  # the columns that are not numbers; they come first
+WORDS = ("bundle", "scheme", "recipe", "backend", "split")  # the columns that are not numbers; they come first
 Rows = Sequence[Sequence[str]]
 
 
@@ -51,14 +53,14 @@ def cell_rows(records: Sequence[EvaluationRecord]) -> list[tuple[str, ...]]:
 
 
 def _position(record: EvaluationRecord) -> tuple:
-    return record.bundle, record.split, not record.is_reference, record.scheme, record.backend
+    return record.bundle, record.split, not record.is_reference, record.scheme, record.recipe, record.backend
 
 
 def _cell_row(record: EvaluationRecord) -> tuple[str, ...]:
     dice, nsd = (record.statistics.get(metric) for metric in ("dice", "surface_dice"))
     fp32 = {} if record.has_labels else record.against_fp32
     return (
-        *(record.bundle, record.scheme, record.backend, record.split, str(record.cases)),
+        *(record.bundle, record.scheme, _recipe(record), record.backend, record.split, str(record.cases)),
         *(number(record.dice["mean"], ".4f"), percent(dice.mean if dice else NAN), interval(dice)),
         *(number(dice.wilcoxon_p if dice else NAN, ".4f"), number(record.surface_dice["mean"], ".4f")),
         percent(nsd.mean if nsd else NAN),
@@ -85,13 +87,17 @@ def scheme_rows(records: Sequence[EvaluationRecord]) -> list[tuple[str, ...]]:
     """One row per scheme and backend, best first, in the order of :data:`SCHEME_HEADER`."""
     return [
         (
-            *(score.scheme, score.backend, number(score.score, ".2f")),
+            *(score.scheme, _recipe(score), score.backend, number(score.score, ".2f")),
             *(number(kept, ".4f") for kept in (score.dice_kept, score.surface_dice_kept, score.worst_class_kept)),
             *(str(score.bundles), _bits(score)),
             *(number(ratio, ".3f") for ratio in (score.size_ratio, score.latency_ratio)),
         )
         for score in score_schemes(list(records))
     ]
+
+
+def _recipe(row: EvaluationRecord | SchemeScore) -> str:
+    return MISSING if row.scheme in PRECISIONS else row.recipe
 
 
 def _bits(row: EvaluationRecord | SchemeScore) -> str:
@@ -146,7 +152,8 @@ def format_evaluation(record: EvaluationRecord) -> str:
     Without labels it shows the label map against FP32's: DSC, NSD, the volume and its change; of FP32 the volume alone.
     """
     cases = f"{record.cases} case{'' if record.cases == 1 else 's'}"
-    lines = [f"{record.bundle}: {record.scheme} on {record.backend}, split {record.split}, {cases}", _classes(record)]
+    scheme = record.scheme if record.recipe == MINMAX else f"{record.scheme} by {record.recipe}"
+    lines = [f"{record.bundle}: {scheme} on {record.backend}, split {record.split}, {cases}", _classes(record)]
     if record.has_labels or record.against_fp32:
         variant = "sub-voxel" if record.surface_dice["use_subvoxels"] else "voxel"
         lines.append(f"NSD: {variant} surfaces, tolerance {tolerance(record)} mm")

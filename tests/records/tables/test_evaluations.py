@@ -35,7 +35,7 @@ def test_csv_has_one_row_per_record_fp32_first(records):
     assert [int8[name] for name in ("DSC", "DSC drop %", "95 % interval", "p")] == [
         "0.6000", "25.00", "[-1.00, 25.00]", "0.0300",
     ]  # fmt: skip
-    assert list(int8.values())[14:] == ["1.5", "8/8", "1.00", "20.0", "1.50", "701"]
+    assert list(int8.values())[15:] == ["1.5", "8/8", "1.00", "20.0", "1.50", "701"]
 
 
 def test_unlabelled_records_show_their_agreement_with_fp32(make_unlabelled):
@@ -85,8 +85,8 @@ def test_table_of_nan_shows_that_nothing_is_known(make_evaluation):
 def test_table_per_scheme_shows_the_score_and_its_parts(records):
     """By hand: 0.6 / 0.8 of the DSC, 0.7 / 0.9 of the NSD, the only class as the mean."""
     fp32, int8 = csv_rows(records, per="scheme")
-    assert tuple(fp32) == SCHEME_HEADER and list(fp32.values())[:3] == ["fp32", "torch", "100.00"]
-    assert list(int8.values())[3:8] == ["0.7500", "0.7778", "0.7500", "1", "8/8"]
+    assert tuple(fp32) == SCHEME_HEADER and list(fp32.values())[:4] == ["fp32", "", "torch", "100.00"]
+    assert list(int8.values())[4:9] == ["0.7500", "0.7778", "0.7500", "1", "8/8"]
 
 
 def test_tolerances_per_class_and_the_variant_are_named(make_evaluation):
@@ -144,3 +144,14 @@ def test_format_evaluation_of_fp32_without_labels_shows_the_volumes(make_unlabel
 def test_format_evaluation_with_labels_names_the_agreement_with_fp32(make_evaluation, make_unlabelled):
     text = format_evaluation(make_evaluation("w8a8_engine", against_fp32=make_unlabelled().against_fp32))
     assert "against FP32's label map: DSC 0.9000, NSD 0.9000, equal labels 99.80 %" in text
+
+
+def test_tables_name_the_recipe_of_quantized_records(records, make_evaluation):
+    auto = make_evaluation("w8a8_engine", backend="openvino", dice=0.7, recipe="auto")
+    assert [row["recipe"] for row in csv_rows([*records, auto])] == ["", "auto", "minmax"]
+    per_scheme = csv_rows([*records, auto], per="scheme")
+    assert [(row["scheme"], row["recipe"]) for row in per_scheme] == [
+        ("fp32", ""), ("w8a8_engine", "auto"), ("w8a8_engine", "minmax"),
+    ]  # fmt: skip
+    assert format_evaluation(auto).startswith("net: w8a8_engine by auto on openvino")
+    assert format_evaluation(records[0]).startswith("net: w8a8_engine on openvino")

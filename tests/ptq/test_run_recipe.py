@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mqb_monai.errors import InputError
-from mqb_monai.ptq import RECIPES, run_recipe
+from mqb_monai.ptq import run_recipe
 from mqb_monai.ptq.run_recipe import apply_recipe, start
 from mqb_monai.quantization import get_scheme
 
@@ -21,7 +21,7 @@ def test_apply_recipe_records_steps_seed_and_trials(make_subject, scans):
     assert record.weights_sha256 == subject.sha256
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["percentile", "equalize", "learnt", "mixed"])  # the others are parts of these
 def test_apply_recipe_is_the_same_under_the_same_seed(recipe, make_subject, scans, same_state):
     scans = scans[:2]
     subject = make_subject("w4a4_engine", scans)

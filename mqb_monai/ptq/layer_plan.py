@@ -22,10 +22,10 @@ from mqb_monai.quantization.layer_weight import (
     scale_input_channels,
 )
 from mqb_monai.quantization.plan import LayerPlan
-from mqb_monai.quantization.scheme import LayerSpec
+from mqb_monai.quantization.scheme import LayerSpec, QuantSpec
 
-# Beyond it the Hessian of the rounding takes minutes on two cores.
-MAX_COLUMNS = 8192
+# Columns that are rounded together: the time of a factorization grows with their cube.
+MAX_COLUMNS = 1024
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,17 @@ def _rounded_weight(
     channels = merged.movedim(output_axis(layer), 0).flatten(1)
     scale, zero_point = find_range(channels, channels.amin(1), channels.amax(1), spec, setting.weight_range)
     matrix, rows_scale = weight_matrix(weight, layer), row_parameter(scale, layer)
-    if setting.rounding == "gptq" and matrix.shape[-1] <= MAX_COLUMNS:
+    if setting.rounding == "gptq":
         rows = rounded_rows(layer, plan, sample.rows)
         groups = zip(matrix, rows, rows_scale, strict=True)
-        integers = [round_columns(m, second_moment(r), s, spec.qmin, spec.qmax) for m, r, s in groups]
-        integers = torch.stack(integers)
+        integers = torch.stack([_gptq(m, r, s, spec, _taps(layer)) for m, r, s in groups])
     else:
         integers = (matrix / rows_scale).round().clamp(spec.qmin, spec.qmax)
     return QuantizedWeight(matrix_weight(integers, layer).to(torch.int8), scale, zero_point)
+
+
+def _gptq(matrix: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor, spec: QuantSpec, taps: int) -> torch.Tensor:
+    """Integers ``(R, K)``, the columns in parts of whole input channels, as if these were uncorrelated."""
+    width = max(1, MAX_COLUMNS // taps) * taps
+    parts = zip(matrix.split(width, 1), rows.split(width, 1), strict=True)
+    return torch.cat([round_columns(m, second_moment(r), scale, spec.qmin, spec.qmax) for m, r in parts], 1)

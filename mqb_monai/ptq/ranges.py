@@ -14,8 +14,8 @@ from mqb_monai.quantization.affine import fake_quantize, range_qparams
 from mqb_monai.quantization.scheme import QuantSpec
 
 RANGES = ("minmax", "percentile", "mse")
-CANDIDATES = 64
-_NARROWEST = 0.1
+CANDIDATES = 40
+_NARROWEST = 0.2
 
 
 def find_range(
@@ -59,8 +59,9 @@ def _least_error(
     for step in range(CANDIDATES, 0, -1):
         share = _NARROWEST + (1 - _NARROWEST) * step / CANDIDATES
         trial = range_qparams(low * share, high * share, spec)
-        error = (fake_quantize(values, *trial, spec.qmin, spec.qmax, axis) - values).abs().double().pow(exponent)
-        error = (error.sum(1) if axis == 0 else error.sum()).float()
+        error = (fake_quantize(values, *trial, spec.qmin, spec.qmax, axis) - values).square()
+        error = error if exponent == 2 else error.pow_(exponent / 2)
+        error = (error.sum(1, dtype=torch.float64) if axis == 0 else error.sum(dtype=torch.float64)).float()
         better = error < best
         best = torch.where(better, error, best)
         scale, zero_point = torch.where(better, trial[0], scale), torch.where(better, trial[1], zero_point)

@@ -15,12 +15,14 @@ from mqb_monai.ptq.subject import Subject
 SHIFT = 0.15  # of the strength
 
 
-def refine(subject: Subject, forwards: int = 40) -> Subject:
-    """Try other strengths and exponents for the layers in turn, those with most effect on the loss first known last.
+def refine(subject: Subject, forwards: int = 40, multiply_adds: float = 2e12) -> Subject:
+    """Try other strengths and exponents for the layers in turn.
 
     Args:
         forwards: how many candidates are tried at most, each at one forward of every fitted part.
+        multiply_adds: of all these forwards, at most.
     """
+    forwards = min(forwards, subject.affordable(multiply_adds))
     judge = Judge(subject.network, subject.fit)
     loss = first = judge(subject.build()).kl
     kept, tried = {}, 0

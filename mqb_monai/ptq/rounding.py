@@ -43,16 +43,17 @@ def round_columns(
         upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
     except torch.linalg.LinAlgError:
         return (matrix / scale).round().clamp(qmin, qmax)
-    work, scale = matrix[:, order].float().clone(), scale.float()
+    # Columns as rows, which lie together in memory: there are thousands of small steps.
+    work, scale = matrix[:, order].float().T.contiguous(), scale.float().reshape(-1)
     integers = torch.empty_like(work)
-    for start in range(0, work.shape[1], BLOCK):
-        stop = min(start + BLOCK, work.shape[1])
-        errors = torch.empty(len(work), stop - start)
-        for column in range(start, stop):
-            q = (work[:, column : column + 1] / scale).round().clamp(qmin, qmax)
-            integers[:, column] = q[:, 0]
-            error = (work[:, column] - (q * scale)[:, 0]) / upper[column, column]
-            work[:, column:stop] -= error[:, None] * upper[column, column:stop]
-            errors[:, column - start] = error
-        work[:, stop:] -= errors @ upper[start:stop, stop:]
-    return torch.empty_like(integers).index_copy_(1, order, integers)
+    for start in range(0, len(work), BLOCK):
+        stop = min(start + BLOCK, len(work))
+        block, errors = work[start:stop], torch.empty(stop - start, work.shape[1])
+        for index in range(stop - start):
+            row = upper[start + index, start:stop]
+            q = (block[index] / scale).round_().clamp_(qmin, qmax)
+            integers[start + index] = q
+            torch.sub(block[index], q.mul_(scale), out=errors[index]).div_(row[index])
+            block[index:].addr_(row[index:], errors[index], alpha=-1)
+        work[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    return torch.empty_like(integers).index_copy_(0, order, integers).T.contiguous()

@@ -20,7 +20,7 @@ from mqb_monai.quantization.calibrate import inference_only, network_device
 
 MAX_ROWS = 16384
 ROW_NUMBERS = 1 << 23  # of one layer: 32 MiB
-VALUES = 1 << 17  # of one layer and part
+VALUES = 1 << 18  # of one layer
 
 
 @dataclass
@@ -134,7 +134,7 @@ class _Sampler:
         count = max(1, min(MAX_ROWS, ROW_NUMBERS // columns) // self.parts)
         seen.rows.append(input_rows(x, layer, self._draw(grid_of(x, layer), count)).cpu())
         place = (x.shape[:-1]) if isinstance(layer, nn.Linear) else (x.shape[0], *x.shape[2:])
-        positions = self._draw(tuple(place), max(1, VALUES // x.shape[axis]))
+        positions = self._draw(tuple(place), max(1, VALUES // x.shape[axis] // self.parts))
         seen.values.append(x.movedim(axis, 0).flatten(1)[:, positions].cpu())
 
     def _draw(self, grid: tuple[int, ...], count: int) -> torch.Tensor:

@@ -67,16 +67,20 @@ class Subject:
     def may_be_asymmetric(self, name: str) -> bool:
         """Whether the layer's input may have a zero point.
 
-        TensorRT's quantizers have none. Integer kernels of transposed convolutions have none either; with fewer than 8
-        bits the zero point is worth more than that, and where the kernel equals the stride the engine runs the layer as
-        a 1x1x1 convolution and a pixel shuffle.
+        TensorRT's quantizers have none, nor have integer kernels of transposed convolutions; but where the kernel
+        equals the stride the engine runs such a layer as a 1x1x1 convolution and a pixel shuffle.
         """
         if self.calibration.scheme.operations is not None:
             return False
         layer = self.layer(name)
         if not isinstance(layer, TRANSPOSED) or not self.calibration.scheme.name.endswith("_engine"):
             return True
-        return self.bits(name) < 8 and is_pixel_shuffle(layer)
+        return is_pixel_shuffle(layer)
+
+    def affordable(self, multiply_adds: float) -> int:
+        """How many forwards over all fitted parts do so many multiply-adds, at least one."""
+        one = max(1, sum(self.calibration.products.values())) * len(self.fit)
+        return max(1, int(multiply_adds // one))
 
     def build(self) -> nn.Module:
         """The quantized network of the plans; that every layer quantizes its input was proved with the first one."""

@@ -65,4 +65,4 @@ def test_status_and_table_of_an_empty_folder_say_what_to_do(tmp_path):
 def test_table_prints_the_records(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mqb_monai.records.evaluation_files.read_evaluations", lambda out: [])
     BENCH["table"](out=str(tmp_path), format="csv", per="scheme")
-    assert capsys.readouterr().out.startswith("scheme,backend,score,")
+    assert capsys.readouterr().out.startswith("scheme,recipe,backend,score,")

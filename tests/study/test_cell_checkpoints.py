@@ -71,3 +71,15 @@ def test_evaluate_names_the_recipe_of_the_bundles_checkpoint(grid, settings, mse
     run_here(grid(["mse"]), settings)
     found = read_evaluation(cell_folder(runs, MSE_ID))
     assert without_nan([asdict(score) for score in found.scores]) == without_nan([asdict(s) for s in record.scores])
+
+
+def test_engines_of_a_recipe_lie_with_its_checkpoints(bundle, dataset, settings, engine_scheme, runs):
+    grid = expand_grid([str(bundle)], [engine_scheme], ["openvino"], dataset, runs, recipes=["minmax", "percentile"])
+    assert not run_here(grid, settings).failed
+    kept = runs / "engines" / bundle.name / "percentile"
+    for folder in (bundle / "models" / "engines", kept):
+        assert [path.name for path in folder.iterdir()] == [f"{engine_scheme}-openvino"]
+    assert [record.recipe for record in read_evaluations(runs) if record.backend == "openvino"] == [
+        "percentile",
+        "minmax",
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 from mqb_monai.commands.options import BUNDLE, CASES, open_named, split_list
+from mqb_monai.errors import InputError
 
 
 @SetParseFns(scheme=str, recipe=str, exclude=str, out=str, **BUNDLE, **CASES)
@@ -50,6 +51,8 @@ def quantize(
     from mqb_monai.bundle.cases import case_source
     from mqb_monai.bundle.quantize import quantize_bundle
 
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"--seed must be a whole number, got {seed!r}")
     source = case_source(images, (), datalist, dataset_dir, split)
     opened = open_named(bundle, config_file, weights)
     record = (Path(out).expanduser() if out else opened.quantized_dir) / f"{scheme}.json"

@@ -20,11 +20,11 @@ def calls(monkeypatch):
     """Record what the command passes on, in the place of quantizing."""
     seen = []
 
-    def quantize_bundle(bundle, scheme, source, exclude, out):
+    def quantize_bundle(bundle, scheme, source, exclude, out, recipe, seed):
         weights = bundle.weights_path.relative_to(Path.cwd()) if bundle.weights else None
-        seen.append((bundle.name, scheme, source, str(weights), exclude, out))
+        seen.append((bundle.name, scheme, source, str(weights), exclude, out, recipe, seed))
         floats = {"c": "excluded by c", "d": "no calibration data reached it"}
-        record = SimpleNamespace(layers={"a": {}, "b": {}}, reasons=floats)
+        record = SimpleNamespace(layers={"a": {}, "b": {}}, reasons=floats, recipe=recipe)
         return bundle_quantization.QuantizedBundle(Path("out") / f"{scheme}.pt", record, 3)
 
     monkeypatch.setattr(bundle_quantization, "quantize_bundle", quantize_bundle)
@@ -75,15 +75,16 @@ def here(tmp_path, monkeypatch):
 
 def test_quantize_passes_on_every_option_as_text(calls, here):
     words = "--bundle 12 --images [ab]*.nii.gz --weights a#b.pt --exclude first.*,last --scheme w4a4_engine --out=3"
+    words += " --recipe gptq --seed 5"
     main(["quantize", *words.split()])
     source = CaseSource(images=(str(here / "[ab]*.nii.gz"),), split="calibration")
-    assert calls == [("12", "w4a4_engine", source, "a#b.pt", ["first.*", "last"], "3")]
+    assert calls == [("12", "w4a4_engine", source, "a#b.pt", ["first.*", "last"], "3", "gptq", 5)]
 
 
 def test_quantize_says_what_it_wrote_and_how_to_go_on(calls, here, capsys):
     main(["quantize", "--bundle", "12", "--datalist", "list.json"])
     out = capsys.readouterr().out
-    assert "wrote out/w8a8_engine.pt and its record w8a8_engine.json" in out
+    assert "wrote out/w8a8_engine.pt and its record w8a8_engine.json (recipe minmax)" in out
     assert "2 layers quantized on 3 case(s), 2 left in floating point" in out
     assert "c: excluded by c" in out and "d: no calibration data reached it" in out
     assert 'load_quantized(network, r"out/w8a8_engine.pt")' in out

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from monai.data.utils import list_data_collate
 from monai.inferers import SlidingWindowInferer
-from torch import nn
 from tqdm import tqdm
 
 from mqb_monai.bundle.cases import CaseSource
 from mqb_monai.bundle.inference import NamingInferer, run_evaluator
 from mqb_monai.bundle.open import Bundle
 from mqb_monai.bundle.preprocessing import cases_of, preprocess
-from mqb_monai.ptq import MINMAX, RecipeCalibrator, fast_convolutions
+from mqb_monai.ptq import RecipeCalibrator
 from mqb_monai.quantization import NotCalibratedWarning, QuantizationRecord, get_scheme, save_quantized
+from mqb_monai.records.evaluation import MINMAX
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def quantize_bundle(
         say = tqdm.write if progress else lambda line: None
         network = bundle.network
         with RecipeCalibrator(network, scheme, exclude=exclude, recipe=recipe, seed=seed, say=say) as calibrator:
-            with fast_convolutions(network if recipe != MINMAX else nn.Identity()):
+            with calibrator.running():
                 for case in tqdm(cases, desc="calibrating", unit="case", disable=not progress):
                     batch = list_data_collate([preprocess(bundle, case)])
                     run_evaluator(bundle, network, batch, CalibrationInferer(bundle.inferer))

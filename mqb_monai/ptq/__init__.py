@@ -7,8 +7,7 @@ Read :mod:`run_recipe` (the main path), :mod:`recipe` (the lists of steps), :mod
 """
 
 # ruff: noqa: F401
-from mqb_monai.ptq.calibrator import MINMAX, RecipeCalibrator
-from mqb_monai.ptq.fast_convolutions import fast_convolutions
+from mqb_monai.ptq.calibrator import RecipeCalibrator
 from mqb_monai.ptq.quantizing import quantize
 from mqb_monai.ptq.recipe import RECIPE_NAMES, RECIPES, Step, get_recipe
 from mqb_monai.ptq.run_recipe import apply_recipe

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
+from mqb_monai.ptq.fast_convolutions import fast_convolutions
 from mqb_monai.ptq.parts import MAX_PARTS
 from mqb_monai.ptq.recipe import get_recipe
 from mqb_monai.ptq.run_recipe import apply_recipe
 from mqb_monai.quantization import Calibrator
 from mqb_monai.quantization.scheme import Scheme
-
-MINMAX = "minmax"
+from mqb_monai.records.evaluation import MINMAX
 
 
 class RecipeCalibrator(Calibrator):
@@ -50,6 +51,12 @@ class RecipeCalibrator(Calibrator):
         super().start()
         if self.recipe != MINMAX:
             self._hook = self.network.register_forward_pre_hook(self._keep)
+
+    def running(self) -> AbstractContextManager[None]:
+        """The context to run the network in. Min-max keeps to torch's own kernels: its figures are the study's, to the
+        last bit.
+        """
+        return nullcontext() if self.recipe == MINMAX else fast_convolutions(self.network)
 
     def _keep(self, network: nn.Module, args: tuple) -> None:
         x = args[0] if args else None

@@ -63,7 +63,7 @@ def equalize(
     settings = {}
     for name, setting in subject.settings.items():
         if subject.calibration.specs[name].input.granularity != "per_tensor":
-            continue  # a scale per channel does it already, and a dynamic one sees the rows anew
+            continue  # one scale per channel, or one per row at run time, equalizes already
         candidates = [
             replace(setting, strength=strength, **({"exponent": exponent} if exponent else {}))
             for strength in strengths

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from mqb_monai.errors import InputError
-from mqb_monai.ptq.calibrator import MINMAX, RecipeCalibrator
-from mqb_monai.ptq.fast_convolutions import fast_convolutions
+from mqb_monai.ptq.calibrator import RecipeCalibrator
 from mqb_monai.quantization.scheme import Scheme
 
 
@@ -43,8 +42,7 @@ def quantize(
     if isinstance(batches, torch.Tensor):  # iterating would drop the batch axis, and run all the same
         raise InputError("batches must be an iterable of tensors (B, C, H, W, D), got one tensor; put it in a list")
     with RecipeCalibrator(network, scheme, include, exclude, recipe, seed, say) as calibrator:
-        # Min-max keeps to torch's own kernels: its figures are the study's, to the last bit.
-        with fast_convolutions(network if recipe != MINMAX else nn.Identity()):
+        with calibrator.running():
             for batch in batches:
                 calibrator.observe(batch)
         return calibrator.finish()

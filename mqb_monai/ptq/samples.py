@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mqb_monai.ptq.fast_convolutions import fast_convolutions
+from mqb_monai.ptq.judge import first_output
 from mqb_monai.ptq.layer_matrix import grid_of, input_rows, weight_matrix
 from mqb_monai.ptq.parts import Part
 from mqb_monai.quantization.calibrate import inference_only, network_device
@@ -91,8 +92,7 @@ def sample_inputs(
 
 def position_weights(logits: torch.Tensor) -> torch.Tensor | None:
     """How likely each voxel of a network's output is drawn, ``(1, 1, H, W, D)``; None for what is no map of logits."""
-    logits = next(iter(logits.values())) if isinstance(logits, dict) else logits
-    logits = logits[0] if isinstance(logits, (tuple, list)) else logits
+    logits = first_output(logits)
     if not isinstance(logits, torch.Tensor) or logits.dim() < 4 or not logits.is_floating_point():
         return None
     if logits.shape[1] == 1:

@@ -32,7 +32,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file of somebody else's; empty where there is no file.
+    """The JSON object in a file that others wrote; empty where there is no file.
 
     Raises InputError: it cannot be read, or holds something else; ``remedy`` ends the message.
     """

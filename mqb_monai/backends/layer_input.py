@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from mqb_monai.quantization import QuantizedLayer
-from mqb_monai.quantization.affine import along_channels
 
 _ENGINE_BITS = 8
 
@@ -15,8 +13,7 @@ def input_factor(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor | None:
     """The layer's ``input_prescale`` in a shape that broadcasts to its input ``x``; None where it has none."""
     if layer.input_prescale is None:
         return None
-    axis = x.dim() - 1 if isinstance(layer, nn.Linear) else x.dim() - len(layer.kernel_size) - 1
-    return along_channels(layer.input_prescale, x, axis).to(x.device, x.dtype)
+    return layer.prescale_along(x).to(x.device)
 
 
 def prescaled(layer: QuantizedLayer, x: torch.Tensor) -> torch.Tensor:

@@ -14,13 +14,6 @@ from torch.nn import functional as F
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def is_block_upsampling(layer: nn.Module) -> bool:
-    """Whether a transposed convolution is one of these: without padding, dilation and groups."""
-    zeros = (0,) * len(layer.kernel_size)
-    plain = tuple(layer.padding) == zeros == tuple(layer.output_padding) and layer.groups == 1
-    return plain and tuple(layer.kernel_size) == tuple(layer.stride) and set(layer.dilation) == {1}
-
-
 def pointwise_weight(weight: torch.Tensor) -> torch.Tensor:
     """The weight ``(C_in, C_out, k, k, k)`` as that of the convolution, ``(C_out k k k, C_in, 1, 1, 1)``: its output
     channels on axis 0.

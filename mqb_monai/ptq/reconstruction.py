@@ -146,8 +146,7 @@ class _Learner:
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         layer, spec = self.layer, self.layer.spec.input
         if layer.input_prescale is not None:
-            axis = layer._input_axis(x)
-            x = x * layer.input_prescale.view([-1 if i == axis else 1 for i in range(x.dim())])
+            x = x * layer.prescale_along(x)
         zero_point = layer.input_zero_point.float().reshape(1)
         factor = 1 / math.sqrt(max(1, x.numel() * spec.qmax))
         return torch._fake_quantize_learnable_per_tensor_affine(x, self.scale, zero_point, spec.qmin, spec.qmax, factor)

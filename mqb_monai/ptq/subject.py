@@ -12,7 +12,7 @@ from mqb_monai.ptq.layer_plan import LayerSetting, make_plan
 from mqb_monai.ptq.parts import Part
 from mqb_monai.ptq.samples import LayerSample
 from mqb_monai.quantization import Calibration, LayerPlan, build_quantized
-from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.layer_weight import TRANSPOSED, is_block_upsampling
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Subject:
         layer = self.layer(name)
         if not isinstance(layer, TRANSPOSED) or not self.calibration.scheme.name.endswith("_engine"):
             return True
-        return is_pixel_shuffle(layer)
+        return is_block_upsampling(layer)
 
     def affordable(self, multiply_adds: float) -> int:
         """How many forwards over all fitted parts do so many multiply-adds, at least one."""
@@ -85,9 +85,3 @@ class Subject:
     def build(self) -> nn.Module:
         """The quantized network of the plans; that every layer quantizes its input was proved with the first one."""
         return build_quantized(self.network, self.calibration, self.plans, prove=False, sha256=self.sha256)
-
-
-def is_pixel_shuffle(layer: nn.Module) -> bool:
-    """Whether a transposed convolution is a 1x1x1 convolution and a pixel shuffle: its taps do not overlap."""
-    plain = not any(layer.padding) and not any(layer.output_padding) and set(layer.dilation) == {1}
-    return plain and layer.kernel_size == layer.stride and layer.groups == 1

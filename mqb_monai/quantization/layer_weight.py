@@ -82,3 +82,11 @@ def scale_input_channels(weight: torch.Tensor, module: nn.Module, factor: torch.
     groups = getattr(module, "groups", 1)
     grouped = weight.reshape(groups, -1, *weight.shape[1:])  # (groups, C_out / groups, C_in / groups, k, k, k)
     return (grouped * factor.view(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
+
+
+def is_block_upsampling(layer: nn.Module) -> bool:
+    """Whether a transposed convolution has its kernel for a stride, without padding, dilation and groups: its taps do
+    not overlap, and it is a 1x1x1 convolution and a pixel shuffle."""
+    zeros = (0,) * len(layer.kernel_size)
+    plain = tuple(layer.padding) == zeros == tuple(layer.output_padding) and layer.groups == 1
+    return plain and tuple(layer.kernel_size) == tuple(layer.stride) and set(layer.dilation) == {1}

@@ -74,7 +74,7 @@ class QuantizedLayer(ScaleBuffers):
         """The layer's input on its grid, in its shape; multiplied by ``input_prescale`` where there is one."""
         spec = self.spec.input
         if self.input_prescale is not None:
-            x = x * self._prescale_along(x)
+            x = x * self.prescale_along(x)
         if spec.granularity == "per_token":
             return fake_quantize_per_token(x, spec)
         axis = self._input_axis(x)
@@ -86,7 +86,7 @@ class QuantizedLayer(ScaleBuffers):
     def round_input(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` as the layer's integers have it, in ``x``'s own scale: :meth:`fake_quantize_input` without prescale."""
         rounded = self.fake_quantize_input(x)
-        return rounded if self.input_prescale is None else rounded / self._prescale_along(x)
+        return rounded if self.input_prescale is None else rounded / self.prescale_along(x)
 
     def graph_weight(self) -> torch.Tensor:
         """The weight, through torch's fake-quantize operator when :attr:`weight_in_graph` is set."""
@@ -102,7 +102,8 @@ class QuantizedLayer(ScaleBuffers):
     def _weight_axis(self) -> int | None:
         return output_axis(self) if self.spec.weight.granularity == "per_channel" else None
 
-    def _prescale_along(self, x: torch.Tensor) -> torch.Tensor:
+    def prescale_along(self, x: torch.Tensor) -> torch.Tensor:
+        """``input_prescale``, which must be there, in a shape that broadcasts to the input ``x``, and in its dtype."""
         return along_channels(self.input_prescale, x, self._input_axis(x)).to(x.dtype)
 
     def _input_axis(self, x: torch.Tensor) -> int:

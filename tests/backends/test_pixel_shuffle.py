@@ -6,11 +6,11 @@ from torch import nn
 
 from mqb_monai.backends.pixel_shuffle import (
     convolve_and_shuffle,
-    is_block_upsampling,
     pointwise_weight,
     repeated,
     upsampled_sizes,
 )
+from mqb_monai.quantization.layer_weight import is_block_upsampling
 
 BLOCKS = [
     (nn.ConvTranspose1d(6, 5, 4, 4), (2, 6, 7)),

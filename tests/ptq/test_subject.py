@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mqb_monai.ptq.subject import is_pixel_shuffle
 from mqb_monai.quantization import quantize, quantized_layers
+from mqb_monai.quantization.layer_weight import is_block_upsampling
 
 
 def test_build_of_the_first_subject_is_min_max(make_subject, network, scans, same_state):
@@ -41,7 +41,7 @@ def test_with_note_appends(make_subject):
     ],
 )
 def test_is_pixel_shuffle_where_taps_do_not_overlap(layer, expected):
-    assert is_pixel_shuffle(layer) == expected
+    assert is_block_upsampling(layer) == expected
 
 
 def test_may_be_asymmetric_but_for_tensorrt_and_overlapping_transposed_kernels(make_subject):

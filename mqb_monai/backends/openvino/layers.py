@@ -13,14 +13,13 @@ from torch.nn import functional as F
 from mqb_monai.backends.layer_input import engine_input, narrow_range
 from mqb_monai.backends.pixel_shuffle import (
     convolve_and_shuffle,
-    is_block_upsampling,
     pointwise_weight,
     repeated,
     upsampled_sizes,
 )
 from mqb_monai.quantization import QuantizedLayer, export_mode, quantized_layers
 from mqb_monai.quantization.affine import fake_quantize
-from mqb_monai.quantization.layer_weight import TRANSPOSED
+from mqb_monai.quantization.layer_weight import TRANSPOSED, is_block_upsampling
 from mqb_monai.quantization.modules import changed
 
 _TINY_BIAS = 1e-30  # added to a float32 sum it is lost, but OpenVINO does not remove it as it does a zero

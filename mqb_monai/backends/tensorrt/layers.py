@@ -10,7 +10,6 @@ from torch import nn
 from mqb_monai.backends.layer_input import engine_input, narrow_range
 from mqb_monai.backends.pixel_shuffle import (
     convolve_and_shuffle,
-    is_block_upsampling,
     pointwise_weight,
     repeated,
     upsampled_sizes,
@@ -18,7 +17,7 @@ from mqb_monai.backends.pixel_shuffle import (
 from mqb_monai.backends.tensorrt.quantize_op import amax_of_scale, quantize_to_int8
 from mqb_monai.errors import InputError
 from mqb_monai.quantization import QuantizedLayer, quantized_layers
-from mqb_monai.quantization.layer_weight import TRANSPOSED, scale_input_channels
+from mqb_monai.quantization.layer_weight import TRANSPOSED, is_block_upsampling, scale_input_channels
 from mqb_monai.quantization.layers import parent_type
 from mqb_monai.quantization.modules import (
     QuantizedConv2d,
